@@ -1,0 +1,28 @@
+//! waylay: every image pull on a node made fast without telling the container runtime.
+//!
+//! Modules stand in the order in which a connection walks through them; a module uses only what stands
+//! below it (`cargo xtask tidy` checks that).
+
+pub mod cli;
+pub mod app;
+pub mod config;
+pub mod admin;
+// -- way in
+pub mod intercept;
+pub mod accept;
+pub mod tls;
+pub mod http;
+// -- decision
+pub mod pull;
+// -- content
+pub mod content;
+pub mod swarm;
+pub mod store;
+pub mod upstream;
+pub mod dial;
+// -- ground
+pub mod oci;
+pub mod fault;
+pub mod metrics;
+pub mod telemetry;
+pub mod lifecycle;
