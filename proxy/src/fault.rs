@@ -2,7 +2,7 @@
 //!
 //! Making an HTTP response of a fault is `http::reply`'s job; counting it is the outcome's.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -51,6 +51,8 @@ pub struct Fault {
     pub side: Side,
     /// What happened.
     pub what: What,
+    /// The member that it happened with.
+    pub at: Option<SocketAddr>,
     source: Option<BoxError>,
 }
 
@@ -87,23 +89,31 @@ impl What {
 impl Fault {
     /// A fault without a deeper cause.
     pub const fn new(side: Side, what: What) -> Self {
-        Self { side, what, source: None }
+        Self { side, what, at: None, source: None }
     }
 
     /// A fault and the error that showed it.
     pub fn with(side: Side, what: What, source: impl Into<BoxError>) -> Self {
-        Self { side, what, source: Some(source.into()) }
+        Self { side, what, at: None, source: Some(source.into()) }
     }
 
-    /// `side:what`, as access lines show it.
+    /// Something that a member did.
+    pub const fn of_peer(what: What, at: SocketAddr) -> Self {
+        Self { side: Side::Peer, what, at: Some(at), source: None }
+    }
+
+    /// `side:what`, with `@` and the member where there is one, as access lines show it.
     pub fn label(&self) -> String {
-        format!("{}:{}", self.side.name(), self.what.name())
+        match self.at {
+            Some(at) => format!("{}:{}@{at}", self.side.name(), self.what.name()),
+            None => format!("{}:{}", self.side.name(), self.what.name()),
+        }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.side.name(), self.what.name())?;
+        f.write_str(&self.label())?;
         let mut cause: Option<&dyn std::error::Error> = self.source.as_ref().map(|e| e.as_ref() as _);
         while let Some(error) = cause {
             write!(f, ": {error}")?;

@@ -35,6 +35,8 @@ pub struct Meaning {
     pub digest: Digest,
     /// The `Content-Type` that the manifest came with.
     pub media_type: String,
+    /// Whether it was given without any credential.
+    pub anonymous: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,7 +111,7 @@ mod tests {
     fn remembers_across_a_restart_and_takes_the_newest() {
         let dir = tempfile::tempdir().unwrap();
         let tag = Tag { registry: "r".into(), repository: "a/b".into(), tag: "1".into() };
-        let meaning = |text: &[u8]| Meaning { digest: Digest::of(text), media_type: "m".into() };
+        let meaning = |text: &[u8]| Meaning { digest: Digest::of(text), media_type: "m".into(), anonymous: true };
         let tags = Tags::open(dir.path()).unwrap();
         assert_eq!(tags.get(&tag), None);
         tags.put(&tag, &meaning(b"1")).unwrap();
