@@ -1,1 +1,5 @@
-//! (to be written)
+//! The registry at the other end.
+
+pub mod connect;
+
+pub use connect::{Connected, Verified, connect};
