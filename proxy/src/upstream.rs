@@ -7,7 +7,7 @@ pub mod connect;
 mod origin;
 mod redirect;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Range, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
@@ -16,10 +16,11 @@ use hyper::body::Incoming;
 use rustls::RootCertStore;
 
 use crate::{
-    accept::OrigDst,
+    dial::OrigDst,
     fault::{Fault, Side, What},
 };
 
+pub use connect::Verified;
 pub use origin::Origin;
 
 /// Any error of a body.
@@ -58,19 +59,27 @@ pub struct Head {
     pub headers: HeaderMap,
 }
 
+/// Finds the address of a host that a registry redirected to, or none if we may not go there.
+pub type Resolver = Arc<dyn Fn(&str, u16) -> Pin<Box<dyn Future<Output = Option<SocketAddr>> + Send>> + Send + Sync>;
+
 /// All origins in use.
 #[derive(Clone)]
 pub struct Upstream {
     origins: moka::sync::Cache<origin::Key, Arc<Origin>>,
-}
-
-impl Default for Upstream {
-    fn default() -> Self {
-        Self { origins: moka::sync::Cache::builder().max_capacity(1024).time_to_idle(ORIGIN_IDLE).build() }
-    }
+    resolver: Resolver,
 }
 
 impl Upstream {
+    /// Nothing in use yet; hosts of redirects are looked up by `resolver`.
+    pub fn new(resolver: Resolver) -> Self {
+        let origins = moka::sync::Cache::builder().max_capacity(1024).time_to_idle(ORIGIN_IDLE).build();
+        Self { origins, resolver }
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        (self.resolver)(host, port).await
+    }
+
     /// The origin at `target`, with the connections that are open to it.
     pub fn origin(&self, target: Target) -> Arc<Origin> {
         self.origins.get_with(origin::Key::of(&target), || Arc::new(Origin::new(target)))

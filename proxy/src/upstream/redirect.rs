@@ -9,7 +9,7 @@ use http::{Response, Uri, header};
 use hyper::body::Incoming;
 
 use super::{Head, Origin, Target, Upstream, empty, request};
-use crate::{accept::OrigDst, dial, fault::Fault};
+use crate::{dial::OrigDst, fault::Fault};
 
 const MOST_HOPS: usize = 5;
 
@@ -21,7 +21,7 @@ pub(super) async fn follow(upstream: &Upstream, origin: &Origin, mut head: Head)
         if !answer.status().is_redirection() {
             return Ok(answer);
         }
-        let Some((next, uri)) = target(&here, &head.uri, &answer).await else { return Ok(answer) };
+        let Some((next, uri)) = target(upstream, &here, &head.uri, &answer).await else { return Ok(answer) };
         if (&next.host, next.port) != (&here.host, here.port) {
             for secret in [header::AUTHORIZATION, header::COOKIE] {
                 head.headers.remove(secret);
@@ -38,7 +38,7 @@ pub(super) async fn follow(upstream: &Upstream, origin: &Origin, mut head: Head)
 }
 
 /// Where `answer` points to, if we may go there.
-async fn target(here: &Target, asked: &Uri, answer: &Response<Incoming>) -> Option<(Target, Uri)> {
+async fn target(upstream: &Upstream, here: &Target, asked: &Uri, answer: &Response<Incoming>) -> Option<(Target, Uri)> {
     // A plain-HTTP registry's redirects are the client's business: nothing says which hosts it trusts in the clear.
     let roots = here.roots.clone()?;
     let location = answer.headers().get(header::LOCATION)?.to_str().ok()?;
@@ -55,7 +55,6 @@ async fn target(here: &Target, asked: &Uri, answer: &Response<Incoming>) -> Opti
     if (host.as_str(), port) == (&*here.host, here.port) {
         return Some((here.clone(), path));
     }
-    let addresses = dial::resolve(&host, port).await.ok()?;
-    let address = addresses.into_iter().find(|address| !dial::forbidden(address.ip()))?;
+    let address = upstream.resolve(&host, port).await?;
     Some((Target { dst: OrigDst(address), host: Arc::from(host), port, roots: Some(roots) }, path))
 }
