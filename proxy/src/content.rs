@@ -178,9 +178,11 @@ impl Content {
     }
 
     /// Which bytes to ask a registry for, so that `part` of a blob can be answered; `None` asks for the whole.
-    pub fn span(&self, digest: Digest, size: u64, part: Range<u64>) -> Option<Range<u64>> {
+    pub async fn span(&self, digest: Digest, size: u64, part: Range<u64>) -> Option<Range<u64>> {
         let layout = Layout::new(size).ok()?;
-        let partial = self.0.store.partial(&digest).filter(|partial| partial.layout() == layout);
+        let store = self.0.store.clone();
+        let partial = blocking(move || store.partial(&digest)).await.flatten();
+        let partial = partial.filter(|partial| partial.layout() == layout);
         let wanted = if part.end == size { 0..layout.count() } else { layout.pieces(part) };
         let missing = match &partial {
             Some(partial) => partial.missing(wanted),

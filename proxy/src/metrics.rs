@@ -129,7 +129,7 @@ impl Default for Metrics {
         list.register("store_bytes", "Bytes of complete blobs in the store", metrics.store_bytes.clone());
         list.register("peers", "Other members that are known", metrics.peers.clone());
         for source in [Source::Store, Source::Peer, Source::Registry] {
-            metrics.bytes.get_or_create(&source.label());
+            let _ = metrics.bytes.get_or_create_owned(&source.label());
         }
         metrics
     }

@@ -20,7 +20,7 @@ use crate::{
     fault::{Fault, Side, What},
 };
 
-pub use connect::Verified;
+pub use connect::{Connected, Verified, connect};
 pub use origin::Origin;
 
 /// Any error of a body.

@@ -73,14 +73,14 @@ impl Pull {
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
         let listed = self.access.standing(&question.scope, digest).1.map(|listed| listed.size);
-        let span = match (asked, listed) {
-            (Asked::Whole, _) => None,
-            (_, Some(size)) => match part(asked, size) {
-                Some(part) => self.content.span(digest, size, part),
+        let span = match listed {
+            Some(size) => match part(asked, size) {
+                Some(part) => self.content.span(digest, size, part).await,
                 None => return self.pass(&question, outcome).await,
             },
+            None if asked == Asked::Whole => None,
             // Nobody said how large it is, so nothing can be kept of a part of it.
-            (_, None) => return self.pass(&question, outcome).await,
+            None => return self.pass(&question, outcome).await,
         };
         let answer = self.upstream.blob(&question.client.origin, &question.head, span.clone()).await?;
         if !answer.status().is_success() {
@@ -94,9 +94,10 @@ impl Pull {
         }
         let Some(part) = part(asked, size) else { return Ok(unsatisfiable(size)) };
         let whole = part == (0..size);
-        match self.content.begin(digest, size, question.supply(), answer, part.clone(), outcome.tally()) {
+        match self.content.begin(digest, size, question.supply(), answer, part.clone(), outcome.tally()).await {
             Ok(opened) => Ok(reply(digest, size, part, whole, opened)),
-            Err((fault, answer)) => {
+            Err(refused) => {
+                let (fault, answer) = *refused;
                 outcome.fault(&fault);
                 self.pass_or(&question, answer, asked, outcome).await
             }
@@ -111,7 +112,8 @@ impl Pull {
         asked: Asked,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
-        if asked == Asked::Whole { Ok(relayed(answer, outcome)) } else { self.pass(question, outcome).await }
+        let fits = asked == Asked::Whole && answer.status() == StatusCode::OK;
+        if fits { Ok(relayed(answer, outcome)) } else { self.pass(question, outcome).await }
     }
 
     /// HEAD always asks the registry; only when that is away do we answer.

@@ -17,14 +17,10 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
-    Body, Target,
-    connect::{self, Connected, Verified},
+    Body, Connected, Target, Verified, connect,
 };
 use crate::{
     dial,
@@ -137,7 +133,7 @@ impl tower_service::Service<Uri> for Connector {
                 let plain = dial::tcp(target.dst.0, CONNECT_DEADLINE).await.map_err(unreachable)?;
                 return Ok(Wire::Plain(TokioIo::new(plain)));
             };
-            match connect::connect(target.dst, &target.host, roots, CONNECT_DEADLINE).await {
+            match connect(target.dst, &target.host, roots, CONNECT_DEADLINE).await {
                 Connected::Verified(verified) => Ok(Wire::Tls(TokioIo::new(verified))),
                 Connected::Unreachable(error) => Err(unreachable(error)),
                 Connected::Unverified(error) => Err(Fault::with(Side::Registry, What::Protocol, error)),
