@@ -66,8 +66,7 @@ pub fn evidence(
     }
     let root = process.open_root().ok()?;
     // Both may hold, with different identities: serve the newest.
-    let found =
-        [by_certs_d(&valid, process, &root, registry, now), by_ssl_cert_dir(&valid, trust_dir, process, &root)];
+    let found = [by_certs_d(&valid, process, &root, registry, now), by_ssl_cert_dir(&valid, trust_dir, process, &root)];
     found.into_iter().flatten().max_by_key(|evidence| evidence.identity.not_before())
 }
 

@@ -64,7 +64,8 @@ fn openssl_agrees_with_the_subject_hash() {
         let identity = held.identities.ensure(host, SystemTime::now()).unwrap();
         let file = held.dir.path().join("c.pem");
         fs::write(&file, identity.pem()).unwrap();
-        let told = Command::new("openssl").args(["x509", "-noout", "-subject_hash", "-in"]).arg(&file).output().unwrap();
+        let told =
+            Command::new("openssl").args(["x509", "-noout", "-subject_hash", "-in"]).arg(&file).output().unwrap();
         assert_eq!(String::from_utf8(told.stdout).unwrap().trim(), identity.subject_hash(), "{host}");
     }
 }

@@ -123,7 +123,10 @@ fn the_newest_identity_that_a_process_can_know_is_served() {
     let early = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);
     assert_eq!(&served(&early), old.fingerprint());
     // The successor is published a tick after that start.
-    s.node.process(7, "/usr/bin/containerd", "containerd").environ(&["SSL_CERT_DIR=/trust"]).started(s.node.now_ticks() - 1);
+    s.node
+        .process(7, "/usr/bin/containerd", "containerd")
+        .environ(&["SSL_CERT_DIR=/trust"])
+        .started(s.node.now_ticks() - 1);
     publish_into(&s.trust_dir, &new);
     assert_eq!(&served(&s.node.read()), old.fingerprint(), "started before the successor was there");
     let late = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);
@@ -311,6 +314,7 @@ fn runtime_roots_are_what_the_runtime_adds_without_ours() {
     s.node.file("/etc/ssl/certs/system.pem", pem("system.test").pem());
     let environ = ["SSL_CERT_FILE=/bundle.pem", "SSL_CERT_DIR=/etc/ssl/certs:/more:/trust:/missing"];
     let process = s.node.started("dockerd", &environ);
-    let expected: Vec<_> = [in_certs_d, in_file, in_dir].iter().map(|identity| identity.certificate().clone()).collect();
+    let expected: Vec<_> =
+        [in_certs_d, in_file, in_dir].iter().map(|identity| identity.certificate().clone()).collect();
     assert_eq!(runtime_roots(&process, &name(), &s.identities), expected);
 }
