@@ -134,7 +134,8 @@ fn an_expired_or_future_identity_is_replaced_and_stays() {
 
 #[test]
 fn a_bad_file_is_not_used_and_not_lost() {
-    let spoil: [(&str, fn(&Path)); 6] = [
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 6] = [
         ("empty", |file| fs::write(file, "").unwrap()),
         ("cut", |file| {
             let pem = fs::read(file).unwrap();

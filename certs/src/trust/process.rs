@@ -25,6 +25,8 @@ pub struct Environ {
     pub https_proxy: Option<String>,
     /// The home directory.
     pub home: Option<String>,
+    /// A file of roots that curl prefers to everything else.
+    pub curl_ca_bundle: Option<String>,
 }
 
 /// One process as it was when it was read.
@@ -164,6 +166,7 @@ fn read_environ(environ: &[u8]) -> Environ {
             b"SSL_CERT_FILE" => &mut read.ssl_cert_file,
             b"HTTPS_PROXY" | b"https_proxy" => &mut read.https_proxy,
             b"HOME" => &mut read.home,
+            b"CURL_CA_BUNDLE" => &mut read.curl_ca_bundle,
             _ => continue,
         };
         // The first one counts, as for getenv; an empty value is none.
