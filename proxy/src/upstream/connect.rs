@@ -179,4 +179,6 @@ impl AsyncWrite for Verified {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
