@@ -113,7 +113,9 @@ async fn other_protocols_are_not_tls() {
 #[tokio::test]
 async fn nonsense_inside_tls_is_odd() {
     // A handshake message that is no ClientHello; a record of a length that cannot be; a hello without a body.
-    for bytes in [&b"\x16\x03\x01\0\x04\x02\0\0\0"[..], b"\x16\x03\x01\xff\xff\x01\0\0\0", b"\x16\x03\x01\0\x04\x01\0\0\0"] {
+    for bytes in
+        [&b"\x16\x03\x01\0\x04\x02\0\0\0"[..], b"\x16\x03\x01\xff\xff\x01\0\0\0", b"\x16\x03\x01\0\x04\x01\0\0\0"]
+    {
         let opening = opening(bytes).await;
         let Opening::Odd(raw) = opening else { panic!("{bytes:?}: {opening:?}") };
         assert_eq!(raw, bytes);

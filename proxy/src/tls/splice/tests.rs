@@ -6,6 +6,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::upstream::connect::testing::Refusing;
 
 /// A listener and its address as a destination.
 async fn destination() -> (TcpListener, OrigDst) {
@@ -95,11 +96,13 @@ async fn a_reset_destination_resets_the_client_and_is_counted_so_far() {
 
 #[tokio::test]
 async fn a_refused_destination_resets_the_client() {
-    let (listener, dst) = destination().await;
-    drop(listener);
+    let nobody = Refusing::new();
     let (front, front_addr) = destination().await;
     let mut client = TcpStream::connect(front_addr.0).await.unwrap();
     let (ours, _) = front.accept().await.unwrap();
-    assert_eq!(run(ours, dst, &mut 0, &mut 0).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        run(ours, OrigDst(nobody.addr()), &mut 0, &mut 0).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
     assert_eq!(client.read(&mut [0; 1]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }

@@ -1,9 +1,6 @@
 //! Verdicts hold for their time, for their roots, and through an outage.
 
-use tokio::{
-    net::TcpListener,
-    time::{advance, pause},
-};
+use tokio::time::{advance, pause, resume};
 
 use super::*;
 use crate::upstream::connect::testing::{Kind, NAME, Upstream, roots, self_signed};
@@ -21,7 +18,7 @@ async fn judge(verdicts: &Verdicts, addr: OrigDst, roots: &Arc<RootCertStore>) -
 async fn later(by: Duration) {
     pause();
     advance(by).await;
-    tokio::time::resume();
+    resume();
 }
 
 #[tokio::test]
@@ -49,7 +46,7 @@ async fn a_registry_that_is_away_is_judged_by_its_last_good_verdict() {
     let upstream = Upstream::start(Kind::Good).await;
     let (verdicts, dst, roots) = (Verdicts::new(), OrigDst(upstream.addr), upstream.roots.clone());
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::Verified, true));
-    stop(upstream).await;
+    upstream.turn(Kind::Resets);
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::VerifiedBefore, false));
     later(FRESH).await;
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::LastGood, false));
@@ -62,14 +59,14 @@ async fn a_registry_that_comes_back_is_seen_after_five_seconds_and_one_that_chan
     let upstream = Upstream::start(Kind::Good).await;
     let (verdicts, dst, roots) = (Verdicts::new(), OrigDst(upstream.addr), upstream.roots.clone());
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::Verified, true));
-    stop(upstream).await;
+    upstream.turn(Kind::Resets);
     later(FRESH).await;
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::LastGood, false));
-    let changed = Upstream::start_on(TcpListener::bind(dst.0).await.unwrap(), Kind::Expired);
+    upstream.turn(Kind::Expired);
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::LastGood, false));
     later(UNREACHABLE).await;
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::UpstreamUnverified, false));
-    stop(changed).await;
+    upstream.turn(Kind::Resets);
     later(FRESH).await;
     assert_eq!(judge(&verdicts, dst, &roots).await, (Reason::UpstreamUnreachable, false));
 }
@@ -94,13 +91,4 @@ async fn a_refusal_is_remembered_for_ten_minutes_for_that_program_and_name() {
     assert!(verdicts.refused("/usr/bin/ctr", &name));
     advance(Duration::from_millis(1)).await;
     assert!(!verdicts.refused("/usr/bin/ctr", &name));
-}
-
-/// Stops an upstream and waits until nobody answers at its address.
-async fn stop(upstream: Upstream) {
-    let addr = upstream.addr;
-    drop(upstream);
-    while tokio::net::TcpStream::connect(addr).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
 }

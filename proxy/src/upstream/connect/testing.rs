@@ -1,7 +1,11 @@
 //! A registry's end of TLS for tests: real servers on loopback with certificates made on the spot, which can be
 //! told to be wrong in all the ways that matter.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{
@@ -13,7 +17,8 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -38,8 +43,25 @@ pub(crate) enum Kind {
     PlainHttp,
     /// Closes without a byte once it has got something.
     Closes,
+    /// Breaks every connection off.
+    Resets,
     /// Accepts and never says anything.
     Silent,
+}
+
+/// A port of loopback where nobody listens, and nobody else can while this is held.
+pub(crate) struct Refusing(TcpSocket);
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
 }
 
 /// A running upstream. Dropping it stops it.
@@ -47,9 +69,17 @@ pub(crate) struct Upstream {
     pub(crate) addr: SocketAddr,
     /// What verifies a good one.
     pub(crate) roots: Arc<RootCertStore>,
-    /// The certificate that its clients see.
-    pub(crate) certificate: CertificateDer<'static>,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    face: watch::Sender<Face>,
     _task: JoinSet<()>,
+}
+
+/// How an upstream behaves at the moment.
+#[derive(Clone)]
+struct Face {
+    kind: Kind,
+    certificate: CertificateDer<'static>,
+    config: Arc<ServerConfig>,
 }
 
 /// A key with a certificate that it signed itself, for [`NAME`].
@@ -91,14 +121,27 @@ impl Upstream {
     /// Starts one on a free port of loopback.
     pub(crate) async fn start(kind: Kind) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::start_on(listener, kind)
-    }
-
-    /// Starts one on this listener.
-    pub(crate) fn start_on(listener: TcpListener, kind: Kind) -> Self {
         let addr = listener.local_addr().unwrap();
         let issuer = authority();
-        let root: CertificateDer<'static> = issuer.der().clone();
+        let (face, faces) = watch::channel(Face::of(kind, &issuer));
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, faces));
+        Self { addr, roots: roots(issuer.der()), issuer, face, _task: task }
+    }
+
+    /// Makes it another kind, for connections to come.
+    pub(crate) fn turn(&self, kind: Kind) {
+        self.face.send_replace(Face::of(kind, &self.issuer));
+    }
+
+    /// The certificate that its clients see.
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        self.face.borrow().certificate.clone()
+    }
+}
+
+impl Face {
+    fn of(kind: Kind, issuer: &CertifiedIssuer<'static, KeyPair>) -> Self {
         let key = KeyPair::generate().unwrap();
         let name = if matches!(kind, Kind::OtherName) { "other.test" } else { NAME };
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -107,7 +150,7 @@ impl Upstream {
         }
         let certificate = match kind {
             Kind::SelfSigned => params.self_signed(&key).unwrap(),
-            _ => params.signed_by(&key, &issuer).unwrap(),
+            _ => params.signed_by(&key, issuer).unwrap(),
         };
         let certificate = certificate.der().clone();
         let versions = match kind {
@@ -117,7 +160,7 @@ impl Upstream {
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&versions).unwrap();
         let builder = match kind {
             Kind::AsksForCertificate(_, insists) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots(&root), provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(issuer.der()), provider());
                 let verifier = if insists { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
@@ -125,39 +168,37 @@ impl Upstream {
         };
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = Arc::new(builder.with_single_cert(vec![certificate.clone()], key).unwrap());
-        let mut task = JoinSet::new();
-        task.spawn(serve(listener, config, kind));
-        Self { addr, roots: roots(&root), certificate, _task: task }
+        Self { kind, certificate, config }
     }
 }
 
-async fn serve(listener: TcpListener, config: Arc<ServerConfig>, kind: Kind) {
+async fn serve(listener: TcpListener, faces: watch::Receiver<Face>) {
     let mut connections = JoinSet::new();
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let acceptor = TlsAcceptor::from(config.clone());
-        connections.spawn(async move {
-            match kind {
-                Kind::Silent => tokio::time::sleep(Duration::from_secs(3600)).await,
-                Kind::PlainHttp => {
-                    let mut some = [0; 4096];
-                    if stream.read(&mut some).await.is_ok_and(|count| count > 0) {
-                        let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nspeak HTTP here\n").await;
-                    }
-                }
-                Kind::Closes => {
-                    let mut some = [0; 4096];
-                    let _ = stream.read(&mut some).await;
-                }
-                _ => {
-                    if let Ok(mut stream) = acceptor.accept(stream).await {
-                        let mut all = Vec::new();
-                        if stream.read_to_end(&mut all).await.is_ok() {
-                            let _ = stream.write_all(&all).await;
-                            let _ = stream.shutdown().await;
-                        }
-                    }
+    while let Ok((stream, _)) = listener.accept().await {
+        let face = faces.borrow().clone();
+        connections.spawn(one(stream, face));
+    }
+}
+
+async fn one(mut stream: TcpStream, face: Face) {
+    let mut some = [0; 4096];
+    match face.kind {
+        Kind::Silent => tokio::time::sleep(Duration::from_secs(3600)).await,
+        Kind::Resets => stream.set_zero_linger().unwrap(),
+        Kind::Closes => drop(stream.read(&mut some).await),
+        Kind::PlainHttp => {
+            if stream.read(&mut some).await.is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nspeak HTTP here\n").await;
+            }
+        }
+        _ => {
+            if let Ok(mut stream) = TlsAcceptor::from(face.config).accept(stream).await {
+                let mut all = Vec::new();
+                if stream.read_to_end(&mut all).await.is_ok() {
+                    let _ = stream.write_all(&all).await;
+                    let _ = stream.shutdown().await;
                 }
             }
-        });
+        }
     }
 }

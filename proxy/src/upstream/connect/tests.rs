@@ -1,13 +1,10 @@
 //! Each way in which a registry can be wrong has its own answer.
 
 use rustls::version::{TLS12, TLS13};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    testing::{Kind, NAME, Upstream},
+    testing::{Kind, NAME, Refusing, Upstream},
     *,
 };
 
@@ -61,12 +58,16 @@ async fn what_does_not_speak_tls_is_not_tls() {
 
 #[tokio::test]
 async fn a_refused_connection_is_unreachable() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    drop(listener);
-    let connected = connect(OrigDst(addr), NAME, Arc::new(RootCertStore::empty()), DEADLINE).await;
+    let nobody = Refusing::new();
+    let connected = connect(OrigDst(nobody.addr()), NAME, Arc::new(RootCertStore::empty()), DEADLINE).await;
     let Connected::Unreachable(error) = connected else { panic!("{connected:?}") };
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_registry_that_breaks_off_is_unreachable() {
+    let connected = to(Kind::Resets).await;
+    assert!(matches!(connected, Connected::Unreachable(_)), "{connected:?}");
 }
 
 #[tokio::test(start_paused = true)]
