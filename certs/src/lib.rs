@@ -1,29 +1,26 @@
-//! skeleton: the registry's name only, until the real one is merged
+//! All private-key handling of waylay, and nothing else: one self-signed identity per registry name, where each
+//! runtime looks for it, and the secret of the cluster.
+//!
+//! There is no certificate authority here. A runtime that trusts one of these certificates trusts it for exactly one
+//! name, and the certificate can sign nothing. No private key leaves this crate except inside a
+//! [`rustls::sign::CertifiedKey`] or an [`iroh_base::SecretKey`], both of which can be used but not read by accident.
+//!
+//! Modules stand in the order of use: a module uses only what stands below it.
 
-use std::{fmt, str::FromStr};
+pub mod publish;
+pub mod trust;
 
-/// A registry as clients name it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RegistryName {
-    /// Lower-case DNS name.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
+pub mod identity;
+pub mod manifest;
 
-impl fmt::Display for RegistryName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            443 => f.write_str(&self.host),
-            port => write!(f, "{}:{port}", self.host),
-        }
-    }
-}
+pub mod cluster;
+mod durable;
+pub mod moment;
+pub mod name;
 
-impl FromStr for RegistryName {
-    type Err = std::num::ParseIntError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, "443"));
-        Ok(Self { host: host.to_ascii_lowercase(), port: port.parse()? })
-    }
-}
+pub use cluster::{ClusterSecret, JoinToken, TokenError, node_key};
+pub use identity::{Identities, Identity, IdentityError};
+pub use manifest::{Manifest, ManifestError};
+pub use name::{NameError, RegistryName};
+pub use publish::{Publish, publish};
+pub use trust::{Evidence, How, Process, evidence, runtime_roots};
