@@ -18,7 +18,6 @@ pub mod runtime;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -179,7 +178,7 @@ struct Directory {
 impl Directory {
     fn create() -> Result<Self> {
         static FLEETS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{PREFIX}{}-{}", process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let path = leftovers::home().join(&name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { name, path })

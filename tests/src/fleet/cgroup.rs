@@ -84,7 +84,7 @@ impl Drop for Cgroup {
             let processes = self.processes();
             for &pid in &processes {
                 // Gone already is as good.
-                drop(kill(pid, Signal::SIGKILL));
+                let _ = kill(pid, Signal::SIGKILL);
             }
             processes.is_empty()
         });

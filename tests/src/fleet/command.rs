@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 ///
 /// # Errors
 /// When it cannot be started or ends with anything but success; the error holds the command line and its complaint.
-pub fn run(command: &mut Command) -> Result<String> {
+pub(super) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {}", line(command)))?;
     if !output.status.success() {
         bail!("{} ended with {}: {}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
@@ -18,7 +18,7 @@ pub fn run(command: &mut Command) -> Result<String> {
 
 /// The command as a person would type it.
 #[must_use]
-pub fn line(command: &Command) -> String {
+pub(super) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     words.join(" ")

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -15,6 +16,12 @@ use super::command::run;
 /// A network namespace made by `ip netns add`, so that a person finds it by name too. Dropping it removes it.
 #[derive(Debug)]
 pub struct Namespace {
+    inside: Inside,
+}
+
+/// What can be done in a namespace, for as long as it exists. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Inside {
     name: String,
 }
 
@@ -25,7 +32,7 @@ impl Namespace {
     /// When the name is taken or the privilege is missing.
     pub fn create(name: String) -> Result<Self> {
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let namespace = Self { name };
+        let namespace = Self::adopt(name);
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
     }
@@ -33,9 +40,19 @@ impl Namespace {
     /// Takes over one that a dead run left behind, so that dropping removes it.
     #[must_use]
     pub fn adopt(name: String) -> Self {
-        Self { name }
+        Self { inside: Inside { name } }
     }
+}
 
+impl Deref for Namespace {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
+    }
+}
+
+impl Inside {
     /// Its name for `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -100,7 +117,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.name])) {
+        if let Err(error) = run(Command::new("ip").args(["netns", "del", self.name()])) {
             eprintln!("left behind: {error:#}");
         }
     }

@@ -187,7 +187,7 @@ impl Runtime {
         }
     }
 
-    /// Ends its daemon without ending the guard, so that it can be demonstrated in a kept fleet.
+    /// Leaves its daemon running when this program ends: for a kept fleet.
     pub fn keep(self) {
         std::mem::forget(self);
     }

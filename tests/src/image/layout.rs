@@ -124,12 +124,12 @@ impl Image {
 pub(super) fn build(dir: &Path, layers: &[&[&str]], packing: Packing) -> Result<()> {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
-    let made = thread::scope(|scope| {
+    let made: Result<Vec<Layer>> = thread::scope(|scope| {
         let threads: Vec<_> =
             layers.iter().enumerate().map(|(n, &packages)| scope.spawn(move || write_layer(dir, n, packages, packing))).collect();
         threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a layer's thread panicked"))?).collect()
     });
-    let native: Vec<Layer> = made?;
+    let native = made?;
     let other = write_layer(dir, layers.len(), &["base-files"], packing)?;
     let (here, there) = if ARCH == "aarch64" { ("arm64", "amd64") } else { ("amd64", "arm64") };
     let manifests = [manifest(dir, here, &native, packing)?, manifest(dir, there, &[other], packing)?];
