@@ -64,32 +64,34 @@ fn disown(ops: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn source(ops: *mut bpf_sock_ops) -> Endpoint {
-    let address = if word!((*ops).family) == INET {
-        Address::v4(word!((*ops).local_ip4))
-    } else {
-        Address([
-            word!((*ops).local_ip6[0]),
-            word!((*ops).local_ip6[1]),
-            word!((*ops).local_ip6[2]),
-            word!((*ops).local_ip6[3]),
-        ])
-    };
+    let v4 = word!((*ops).local_ip4);
+    let v6 = [
+        word!((*ops).local_ip6[0]),
+        word!((*ops).local_ip6[1]),
+        word!((*ops).local_ip6[2]),
+        word!((*ops).local_ip6[3]),
+    ];
     // The local port is in host order.
-    Endpoint { address, port: word!((*ops).local_port) as u16, pad: 0 }
+    Endpoint { address: address(ops, v4, v6), port: word!((*ops).local_port) as u16, pad: 0 }
 }
 
 #[inline(always)]
 fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
-    let address = if word!((*ops).family) == INET {
-        Address::v4(word!((*ops).remote_ip4))
-    } else {
-        Address([
-            word!((*ops).remote_ip6[0]),
-            word!((*ops).remote_ip6[1]),
-            word!((*ops).remote_ip6[2]),
-            word!((*ops).remote_ip6[3]),
-        ])
-    };
+    let v4 = word!((*ops).remote_ip4);
+    let v6 = [
+        word!((*ops).remote_ip6[0]),
+        word!((*ops).remote_ip6[1]),
+        word!((*ops).remote_ip6[2]),
+        word!((*ops).remote_ip6[3]),
+    ];
     // The remote port is in network order, in the upper half of the word.
-    Endpoint { address, port: u16::from_be((word!((*ops).remote_port) >> 16) as u16), pad: 0 }
+    let port = u16::from_be((word!((*ops).remote_port) >> 16) as u16);
+    Endpoint { address: address(ops, v4, v6), port, pad: 0 }
+}
+
+/// Chooses between words that were both read already. Choosing before reading lets the compiler read once, at a
+/// computed offset, and the verifier says: "dereference of modified ctx ptr R1 off=60 disallowed".
+#[inline(always)]
+fn address(ops: *mut bpf_sock_ops, v4: u32, v6: [u32; 4]) -> Address {
+    if word!((*ops).family) == INET { Address::v4(v4) } else { Address(v6) }
 }
