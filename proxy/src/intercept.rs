@@ -143,7 +143,10 @@ impl Intercept {
             settings.cgroups = u32::from(!config.targets.cgroups.is_empty());
         })?;
         if let Err(ineffective) = intercept.learn() {
-            tracing::warn!(error = &ineffective as &dyn std::error::Error, "the hooks are attached, but catch nothing yet");
+            tracing::warn!(
+                error = &ineffective as &dyn std::error::Error,
+                "the hooks are attached, but catch nothing yet"
+            );
         }
         Ok(intercept)
     }
@@ -191,6 +194,14 @@ impl Intercept {
     /// When the process was not listed.
     pub fn unlist_process(&self, pid: u32) -> Result<(), MapError> {
         lock(&self.processes).remove(&pid)
+    }
+
+    /// How many connections are on their way from `connect()` to `accept()`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn pending(&self) -> Result<usize, MapError> {
+        self.shared.pending().count()
     }
 
     /// How often each way out of the hooks was taken since they were attached, summed over the processors.

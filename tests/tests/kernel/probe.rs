@@ -37,11 +37,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Runs the proxy's side until standard input closes; says `ready` when connections are caught.
 fn daemon(cgroup: PathBuf, limit_ms: u64) -> anyhow::Result<()> {
-    let config = Config {
-        cgroup: Some(cgroup),
-        heartbeat_limit: Duration::from_millis(limit_ms),
-        ..Config::default()
-    };
+    let config = Config { cgroup: Some(cgroup), heartbeat_limit: Duration::from_millis(limit_ms), ..Config::default() };
     let proxy = Proxy::start(&config)?;
     proxy.intercept().prove(PATIENCE)?;
     println!("ready");
@@ -86,9 +82,21 @@ fn step(sockets: &mut Vec<Socket>, step: Step) -> io::Result<Reply> {
         sockets.push(socket?);
         return Ok(Reply::Done);
     }
+    match step {
+        Step::Close => {
+            sockets.clear();
+            Ok(Reply::Done)
+        }
+        Step::Pid => Ok(Reply::Pid(std::process::id())),
+        Step::Crowd { to, connections, threads, expect } => Ok(crowd(to, connections, threads, &expect)),
+        Step::Time { to, calls } => time(to, calls),
+        step => on_socket(sockets, step),
+    }
+}
+
+fn on_socket(sockets: &[Socket], step: Step) -> io::Result<Reply> {
     let Some(socket) = sockets.last() else { return Err(io::Error::other("no socket is open")) };
     match step {
-        Step::Open { .. } => {}
         Step::Bind(address) => {
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
@@ -114,8 +122,9 @@ fn step(sockets: &mut Vec<Socket>, step: Step) -> io::Result<Reply> {
             BufReader::new(socket).read_line(&mut text)?;
             return Ok(Reply::Line(text.trim_end().to_owned()));
         }
-        Step::Crowd { to, connections, threads, expect } => return Ok(crowd(to, connections, threads, &expect)),
-        Step::Time { to, calls } => return time(to, calls),
+        Step::Open { .. } | Step::Close | Step::Pid | Step::Crowd { .. } | Step::Time { .. } => {
+            return Err(io::Error::other("no matter of one socket"));
+        }
     }
     Ok(Reply::Done)
 }

@@ -22,11 +22,11 @@ use waylay::{
 /// Often enough for the shortest limit that a test sets.
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
-/// Everything that the accept loop was told: `None` for a connection that was not caught.
+/// Everything that the accept loop was told: `None` for a connection that was not caught, or was our own trial.
 type Seen = Arc<Mutex<Vec<Option<Caught>>>>;
 
 /// A running proxy's way in.
-pub struct Proxy {
+pub(crate) struct Proxy {
     intercept: Option<Arc<Intercept>>,
     serving: Option<Serving>,
     waiting: Option<(std::net::TcpListener, Option<std::net::TcpListener>)>,
@@ -36,14 +36,14 @@ pub struct Proxy {
 
 impl Proxy {
     /// Binds, attaches and accepts, in the calling thread's namespace.
-    pub fn start(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
         let mut proxy = Self::start_paused(config)?;
         proxy.accept()?;
         Ok(proxy)
     }
 
     /// Binds and attaches; connections wait until [`Proxy::accept`].
-    pub fn start_paused(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn start_paused(config: &Config) -> anyhow::Result<Self> {
         let v4 = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("127.0.0.1")?;
         // No IPv6 in this namespace is one of the cases.
         let v6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
@@ -60,7 +60,7 @@ impl Proxy {
     }
 
     /// Begins to accept.
-    pub fn accept(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn accept(&mut self) -> anyhow::Result<()> {
         let Some(waiting) = self.waiting.take() else { return Ok(()) };
         let (intercept, seen) = (Arc::clone(self.intercept()), Arc::clone(&self.seen));
         self.serving = Some(Serving::start(move |stop| serve(waiting, intercept, seen, stop))?);
@@ -68,45 +68,46 @@ impl Proxy {
     }
 
     /// The guard.
-    pub fn intercept(&self) -> &Arc<Intercept> {
+    pub(crate) fn intercept(&self) -> &Arc<Intercept> {
         self.intercept.as_ref().expect("not detached")
     }
 
     /// Where the proxy listens.
-    pub fn listeners(&self) -> Listeners {
+    #[allow(dead_code, reason = "the daemon does not ask")]
+    pub(crate) fn listeners(&self) -> Listeners {
         self.listeners
     }
 
-    /// What the accept loop was told so far, without our own trials.
+    /// What the accept loop was told so far.
     #[allow(dead_code, reason = "the daemon does not ask")]
-    pub fn seen(&self) -> Vec<Option<Caught>> {
+    pub(crate) fn seen(&self) -> Vec<Option<Caught>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops accepting and closes the listeners; the hooks stay.
     #[allow(dead_code, reason = "the daemon is killed instead")]
-    pub fn close_listeners(&mut self) {
+    pub(crate) fn close_listeners(&mut self) {
         self.serving = None;
         self.waiting = None;
     }
 
     /// Detaches the hooks.
     #[allow(dead_code, reason = "the daemon is killed instead")]
-    pub fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.serving = None;
         self.intercept = None;
     }
 }
 
 /// A thread with a runtime, stopped and joined when dropped.
-pub struct Serving {
+pub(crate) struct Serving {
     stop: Option<watch::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Serving {
     /// Runs `work` on a new thread, which inherits this one's namespace and cgroup, until it ends or this is dropped.
-    pub fn start<F: Future<Output = anyhow::Result<()>>>(
+    pub(crate) fn start<F: Future<Output = anyhow::Result<()>>>(
         work: impl FnOnce(watch::Receiver<()>) -> F + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(());
@@ -158,7 +159,6 @@ async fn greet(origin: &KernelOrigin, stream: &mut TcpStream, peer: SocketAddr, 
         let pid = caught.pid.map_or("-".to_owned(), |pid| pid.to_string());
         format!("proxy dst={} pid={pid} comm={}\n", caught.dst, caught.comm)
     });
-    // Our trials are not the test's business: they come from our own namespace's loopback to us, uncaught.
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(caught);
     // The client may be gone already.
     let _ = stream.write_all(text.unwrap_or_default().as_bytes()).await;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The kinds of sockets that the hooks must tell apart.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Kind {
+pub(crate) enum Kind {
     Tcp,
     Udp,
     Mptcp,
@@ -14,7 +14,7 @@ pub enum Kind {
 
 /// One thing that the probe does with its current socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Step {
+pub(crate) enum Step {
     /// Puts the current socket aside, still open, and makes another.
     Open { kind: Kind, v6: bool },
     /// Binds it, with SO_REUSEADDR.
@@ -31,6 +31,10 @@ pub enum Step {
     ConnectFastOpen(SocketAddr),
     /// Reads the line with which the server says who it is, waiting at most so many milliseconds.
     Banner { within_ms: u64 },
+    /// Closes every socket.
+    Close,
+    /// Says the process id, as the process itself sees it.
+    Pid,
     /// Makes so many connections on so many threads; each must show a banner that starts with the text.
     Crowd { to: SocketAddr, connections: u32, threads: u32, expect: String },
     /// Calls connect() so often towards a port that refuses, and says how long one took.
@@ -39,7 +43,7 @@ pub enum Step {
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
+pub(crate) enum Reply {
     Done,
     Connected {
         local: SocketAddr,
@@ -54,6 +58,7 @@ pub enum Reply {
         wrong: u32,
         first: Option<String>,
     },
+    Pid(u32),
     /// Nanoseconds for one call.
     Nanoseconds(u64),
 }

@@ -25,15 +25,15 @@ use super::{
 };
 
 /// How long anything may take before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Addresses that the namespace has, on its loopback device: to the hooks they are as far away as any registry.
-pub const ADDRESSES: [&str; 5] =
+pub(crate) const ADDRESSES: [&str; 5] =
     ["198.51.100.7/32", "198.51.100.8/32", "198.51.100.20/32", "198.51.100.21/32", "2001:db8::7/128"];
 
 /// Runs `test` in a world of its own, on a thread of its own. Without the privilege to make one, says so and passes;
 /// in CI, fails.
-pub fn in_world(test: impl FnOnce(&World) + Send + 'static) {
+pub(crate) fn in_world(test: impl FnOnce(&World) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "the kernel tests need root, and CI must run them");
         eprintln!("SKIPPED: the kernel tests need root");
@@ -47,7 +47,7 @@ pub fn in_world(test: impl FnOnce(&World) + Send + 'static) {
 }
 
 /// A namespace and a cgroup. Belongs to one thread.
-pub struct World {
+pub(crate) struct World {
     cgroup: PathBuf,
     parent: PathBuf,
 }
@@ -69,31 +69,36 @@ impl World {
     }
 
     /// This world's cgroup.
-    pub fn cgroup(&self) -> &Path {
+    pub(crate) fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
     /// A further cgroup in it, empty.
-    pub fn cgroup_below(&self, name: &str) -> PathBuf {
+    pub(crate) fn cgroup_below(&self, name: &str) -> PathBuf {
         let path = self.cgroup.join(name);
         make_cgroup(&path);
         path
     }
 
+    /// Removes such a cgroup once its processes are gone.
+    pub(crate) fn remove(&self, cgroup: &Path) {
+        eventually("the cgroup is empty", || fs::remove_dir(cgroup).ok());
+    }
+
     /// The usual configuration, on this world's cgroup.
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config { cgroup: Some(self.cgroup.clone()), ..Config::default() }
     }
 
     /// A running proxy with the usual configuration.
-    pub fn proxy(&self) -> Proxy {
+    pub(crate) fn proxy(&self) -> Proxy {
         let proxy = Proxy::start(&self.config()).unwrap_or_else(|error| panic!("the hooks must attach: {error:?}"));
         assert!(proxy.intercept().is_effective(), "the first trial must have come back");
         proxy
     }
 
     /// A server that says `direct ADDRESS` to whoever comes: where a connection that passes ends.
-    pub fn server(&self, address: &str) -> Serving {
+    pub(crate) fn server(&self, address: &str) -> Serving {
         let text = format!("direct {address}\n");
         let listener = std::net::TcpListener::bind(address).expect("this address is free in our namespace");
         listener.set_nonblocking(true).expect("a listener");
@@ -111,15 +116,19 @@ impl World {
     }
 
     /// A process of that name in this world.
-    pub fn client(&self, name: &str) -> Client {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waylay-probe"));
-        Client::start(command.args(["client", name]))
+    pub(crate) fn client(&self, name: &str) -> Client {
+        self.client_by(&[], name)
     }
 
-    /// A proxy in a process of its own.
-    pub fn daemon(&self, heartbeat_limit: Duration) -> Client {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waylay-probe"));
+    /// The same, started by another program, such as `unshare --net`.
+    pub(crate) fn client_by(&self, launcher: &[&str], name: &str) -> Client {
+        Client::start(probe(launcher).args(["client", name]))
+    }
+
+    /// A proxy in a process of its own, started by `launcher` (an empty one starts it directly).
+    pub(crate) fn daemon(&self, launcher: &[&str], heartbeat_limit: Duration) -> Client {
         let limit = heartbeat_limit.as_millis().to_string();
+        let mut command = probe(launcher);
         let mut daemon = Client::start(command.arg("daemon").arg(self.cgroup()).arg(limit));
         assert_eq!(daemon.read(), "ready");
         daemon
@@ -141,9 +150,20 @@ impl Drop for World {
     }
 }
 
+/// The command line of the probe, after that of a program which starts it.
+pub(crate) fn probe(launcher: &[&str]) -> Command {
+    let mut words = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_waylay-probe")]);
+    let mut command = Command::new(words.next().expect("at least the probe"));
+    command.args(words);
+    command
+}
+
 fn remove_below(cgroup: &Path) {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(entry.path());
+        if entry.path().is_dir() {
+            remove_below(&entry.path());
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
@@ -155,14 +175,22 @@ fn own_cgroup() -> PathBuf {
 }
 
 /// Threaded, because one process runs many tests, each on a thread in a cgroup of its own.
-pub fn make_cgroup(path: &Path) {
+fn make_cgroup(path: &Path) {
     fs::create_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     fs::write(path.join("cgroup.type"), "threaded").expect("a threaded cgroup");
 }
 
 /// Moves the calling thread.
-pub fn enter(cgroup: &Path) {
+fn enter(cgroup: &Path) {
     try_enter(cgroup).unwrap_or_else(|error| panic!("{}: {error}", cgroup.display()));
+}
+
+/// Moves every thread of a process, as a service manager would.
+pub(crate) fn move_process(pid: u32, cgroup: &Path) {
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten() {
+        let id = thread.file_name().into_string().expect("a number");
+        fs::write(cgroup.join("cgroup.threads"), id).expect("moved");
+    }
 }
 
 fn try_enter(cgroup: &Path) -> std::io::Result<()> {
@@ -170,13 +198,13 @@ fn try_enter(cgroup: &Path) -> std::io::Result<()> {
 }
 
 /// Runs a system command that must succeed.
-pub fn run(program: &str, args: &[&str]) {
+pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Tries again until `probe` says something, or fails the test.
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = probe() {
@@ -188,26 +216,26 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A probe process. Killed when dropped.
-pub struct Client {
+pub(crate) struct Client {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Client {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the probe");
         let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         Self { child, stdin, stdout: BufReader::new(stdout) }
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Kills it with this signal; SIGKILL also waits until it is gone.
-    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&mut self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, signal).expect("our own child");
         if signal == nix::sys::signal::SIGKILL {
@@ -216,7 +244,7 @@ impl Client {
     }
 
     /// Writes a line and reads one.
-    pub fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         writeln!(self.stdin, "{line}").expect("the probe lives");
         self.read()
     }
@@ -229,24 +257,32 @@ impl Client {
     }
 
     /// Does one step.
-    pub fn step(&mut self, step: Step) -> Reply {
+    pub(crate) fn step(&mut self, step: Step) -> Reply {
         let line = serde_json::to_string(&step).expect("a step");
         let reply = self.ask(&line);
         serde_json::from_str(&reply).expect("a reply")
     }
 
+    /// The process id that it sees itself.
+    pub(crate) fn inner_pid(&mut self) -> u32 {
+        match self.step(Step::Pid) {
+            Reply::Pid(pid) => pid,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Does one step that has no answer but success.
-    pub fn done(&mut self, step: Step) {
+    pub(crate) fn done(&mut self, step: Step) {
         assert_eq!(self.step(step.clone()), Reply::Done, "{step:?}");
     }
 
     /// A new TCP socket of the address's family becomes the current one.
-    pub fn open(&mut self, to: SocketAddr) {
+    pub(crate) fn open(&mut self, to: SocketAddr) {
         self.done(Step::Open { kind: Kind::Tcp, v6: to.is_ipv6() });
     }
 
     /// Connects the current socket; its ends, local first.
-    pub fn connect(&mut self, to: SocketAddr) -> (SocketAddr, SocketAddr) {
+    pub(crate) fn connect(&mut self, to: SocketAddr) -> (SocketAddr, SocketAddr) {
         match self.step(Step::Connect(to)) {
             Reply::Connected { local, peer } => (local, peer),
             other => panic!("connecting to {to}: {other:?}"),
@@ -254,15 +290,25 @@ impl Client {
     }
 
     /// What the server at the other end says.
-    pub fn banner(&mut self) -> String {
+    pub(crate) fn banner(&mut self) -> String {
         match self.step(Step::Banner { within_ms: PATIENCE.as_millis() as u64 }) {
             Reply::Line(line) => line,
             other => panic!("reading the banner: {other:?}"),
         }
     }
 
+    /// Connects a new socket and reads the banner, if one comes soon.
+    pub(crate) fn glance(&mut self, to: SocketAddr) -> Option<String> {
+        self.open(to);
+        self.connect(to);
+        match self.step(Step::Banner { within_ms: 50 }) {
+            Reply::Line(line) => Some(line),
+            _ => None,
+        }
+    }
+
     /// Connects a new socket and reads the banner.
-    pub fn visit(&mut self, to: SocketAddr) -> String {
+    pub(crate) fn visit(&mut self, to: SocketAddr) -> String {
         self.open(to);
         self.connect(to);
         self.banner()
