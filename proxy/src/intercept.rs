@@ -140,7 +140,7 @@ impl Intercept {
             settings.port4 = listeners.v4;
             settings.port6 = listeners.v6.unwrap_or(0);
             settings.heartbeat_limit = u64::try_from(config.heartbeat_limit.as_nanos()).unwrap_or(u64::MAX);
-            settings.cgroups = u32::from(!config.targets.cgroups.is_empty());
+            settings.cgroups = u16::from(!config.targets.cgroups.is_empty());
         })?;
         if let Err(ineffective) = intercept.learn() {
             tracing::warn!(
@@ -185,7 +185,8 @@ impl Intercept {
     /// # Errors
     /// When the list is full.
     pub fn list_process(&self, pid: u32) -> Result<(), MapError> {
-        lock(&self.processes).insert(pid, 1, 0)
+        lock(&self.processes).insert(pid, 1, 0)?;
+        self.shared.settings().change(|settings| settings.processes = 1)
     }
 
     /// Takes back [`Intercept::list_process`].

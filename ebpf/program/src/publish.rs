@@ -31,14 +31,24 @@ pub fn sock_ops(ctx: &SockOpsContext) {
     if word!((*ops).op) != BPF_SOCK_OPS_TCP_CONNECT_CB {
         return;
     }
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let to = remote(ops);
+    // Every connection of every process comes here: what does not go to our ports costs no look-up.
+    if to.port == 0 || (to.port != settings.port4 && to.port != settings.port6) {
+        return;
+    }
+    let from = source(ops);
     // SAFETY: a helper on the hook's own context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let Some(entry) = BY_COOKIE.get_ptr(cookie) else {
-        return disown(ops);
+        // Somebody connects to one of our ports without having been redirected. What an earlier connection from the
+        // same source left behind must not make this one look caught.
+        let _ = BY_TUPLE.remove(Tuple { source: from.address, port: from.port, proxy_port: to.port });
+        return;
     };
     // SAFETY: a pointer that the map gave out; this socket's lock is held, and only its own connect() writes here.
     let entry = unsafe { &*entry };
-    match publish(entry, source(ops), remote(ops)) {
+    match publish(entry, from, to) {
         Some(key) => match BY_TUPLE.insert(key, entry, 0) {
             Ok(()) => count(Exit::Published),
             Err(_) => count(Exit::PublishFailed),
@@ -47,18 +57,6 @@ pub fn sock_ops(ctx: &SockOpsContext) {
             count(Exit::Diverted);
             let _ = BY_COOKIE.remove(cookie);
         }
-    }
-}
-
-/// Somebody connects to one of our ports without having been redirected. What an earlier connection from the same
-/// source left behind must not make this one look caught.
-#[inline(always)]
-fn disown(ops: *mut bpf_sock_ops) {
-    let Some(settings) = SETTINGS.get(0) else { return };
-    let to = remote(ops);
-    if to.port != 0 && (to.port == settings.port4 || to.port == settings.port6) {
-        let from = source(ops);
-        let _ = BY_TUPLE.remove(Tuple { source: from.address, port: from.port, proxy_port: to.port });
     }
 }
 

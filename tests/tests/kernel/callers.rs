@@ -7,7 +7,7 @@ use super::{
     DIRECT, REGISTRY, at, count,
     proxy::Proxy,
     wire::{Reply, Step},
-    world::{World, in_world, move_process},
+    world::{World, eventually, in_world, move_process},
 };
 
 #[test]
@@ -70,30 +70,27 @@ fn a_runtime_in_another_network_namespace_is_left_alone() {
     });
 }
 
-/// What `connect()` costs a process that is no runtime: the hooks must be cheap for everybody else on the node. Rounds
-/// with and without them alternate, and the medians are compared, so that a slow moment hits both.
+/// What `connect()` costs a process that is no runtime: the hooks must be cheap for everybody else on the node. The
+/// fastest batches with and without them are compared, because whatever else runs here only makes a batch slower; and
+/// it is tried again for the same reason.
 #[test]
 fn a_process_that_is_no_runtime_pays_less_than_a_microsecond() {
-    const ROUNDS: usize = 15;
     in_world(|world: &World| {
         let mut stranger = world.client("curl");
-        let mut time = || match stranger.step(Step::Time { to: at(REGISTRY), calls: 500 }) {
+        let mut time = || match stranger.step(Step::Time { to: at(REGISTRY), batches: 20 }) {
             Reply::Nanoseconds(time) => time,
             other => panic!("{other:?}"),
         };
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        time();
-        for _ in 0..ROUNDS {
-            without.push(time());
-            let proxy = world.proxy();
-            with.push(time());
-            assert!(count(proxy.intercept(), Exit::NotListed) >= 500, "the whole match was run");
-        }
-        with.sort_unstable();
-        without.sort_unstable();
-        let (with, without) = (with[ROUNDS / 2], without[ROUNDS / 2]);
-        let added = with.saturating_sub(without);
-        println!("connect(): {without} ns without the hooks, {with} ns with them, {added} ns added");
-        assert!(added <= 1_000, "{added} ns added");
+        let (mut with, mut without) = (u64::MAX, u64::MAX);
+        eventually("at most 1,000 ns are added", || {
+            for _ in 0..10 {
+                without = without.min(time());
+                let proxy = world.proxy();
+                with = with.min(time());
+                assert!(count(proxy.intercept(), Exit::NotListed) >= 400, "the whole match was run");
+            }
+            println!("connect(): {without} ns without the hooks, {with} ns with them");
+            (with.saturating_sub(without) <= 1_000).then_some(())
+        });
     });
 }

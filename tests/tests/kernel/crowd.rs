@@ -86,7 +86,7 @@ fn pitfall_15_what_a_caught_connection_left_behind_is_no_way_in() {
         runtime.open(at(REGISTRY));
         runtime.done(Step::Bind(source));
         runtime.connect(at(REGISTRY));
-        drop(runtime);
+        runtime.done(Step::Abort);
         // The same source port, straight to the proxy.
         let mut stranger = world.client("curl");
         stranger.open(at(REGISTRY));

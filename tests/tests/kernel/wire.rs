@@ -29,16 +29,18 @@ pub(crate) enum Step {
     ConnectNonBlocking(SocketAddr),
     /// Sends the first byte with the SYN: TCP Fast Open (RFC 7413).
     ConnectFastOpen(SocketAddr),
-    /// Reads the line with which the server says who it is, waiting at most so many milliseconds.
+    /// Reads to the end what the server says, waiting at most so many milliseconds.
     Banner { within_ms: u64 },
+    /// Closes every socket with a reset: the addresses are free at once.
+    Abort,
     /// Closes every socket.
     Close,
     /// Says the process id, as the process itself sees it.
     Pid,
     /// Makes so many connections on so many threads; each must show a banner that starts with the text.
     Crowd { to: SocketAddr, connections: u32, threads: u32, expect: String },
-    /// Calls connect() so often towards a port that refuses, and says how long one took.
-    Time { to: SocketAddr, calls: u32 },
+    /// Calls connect() towards a port that refuses, in so many batches, and says how long one call took in the fastest.
+    Time { to: SocketAddr, batches: u32 },
 }
 
 /// What came of it.
