@@ -140,10 +140,13 @@ impl Intercept {
             settings.port4 = listeners.v4;
             settings.port6 = listeners.v6.unwrap_or(0);
             settings.heartbeat_limit = u64::try_from(config.heartbeat_limit.as_nanos()).unwrap_or(u64::MAX);
-            settings.cgroups = u32::from(!config.targets.cgroups.is_empty());
+            settings.cgroups = u16::from(!config.targets.cgroups.is_empty());
         })?;
         if let Err(ineffective) = intercept.learn() {
-            tracing::warn!(error = &ineffective as &dyn std::error::Error, "the hooks are attached, but catch nothing yet");
+            tracing::warn!(
+                error = &ineffective as &dyn std::error::Error,
+                "the hooks are attached, but catch nothing yet"
+            );
         }
         Ok(intercept)
     }
@@ -182,7 +185,8 @@ impl Intercept {
     /// # Errors
     /// When the list is full.
     pub fn list_process(&self, pid: u32) -> Result<(), MapError> {
-        lock(&self.processes).insert(pid, 1, 0)
+        lock(&self.processes).insert(pid, 1, 0)?;
+        self.shared.settings().change(|settings| settings.processes = 1)
     }
 
     /// Takes back [`Intercept::list_process`].
@@ -191,6 +195,14 @@ impl Intercept {
     /// When the process was not listed.
     pub fn unlist_process(&self, pid: u32) -> Result<(), MapError> {
         lock(&self.processes).remove(&pid)
+    }
+
+    /// How many connections are on their way from `connect()` to `accept()`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn pending(&self) -> Result<usize, MapError> {
+        self.shared.pending().count()
     }
 
     /// How often each way out of the hooks was taken since they were attached, summed over the processors.

@@ -80,7 +80,7 @@ pub fn decide(settings: &Settings, attempt: &Attempt, kernel: &impl Kernel) -> R
     if attempt.device != 0 {
         return Err(Exit::BoundDevice);
     }
-    let caller = if trial { name(kernel)? } else { wanted(settings, attempt, kernel)? };
+    let caller = if trial { ourselves(kernel)? } else { wanted(settings, attempt, kernel)? };
     let now = kernel.now();
     match kernel.heartbeat() {
         None => return Err(Exit::Error),
@@ -115,8 +115,9 @@ struct Caller {
     comm: Comm,
 }
 
+/// The proxy's own trial: whoever it is.
 #[inline(always)]
-fn name(kernel: &impl Kernel) -> Result<Caller, Exit> {
+fn ourselves(kernel: &impl Kernel) -> Result<Caller, Exit> {
     let Some(comm) = kernel.comm() else { return Err(Exit::Error) };
     Ok(Caller { tgid: kernel.tgid(), comm })
 }
@@ -136,15 +137,18 @@ fn wanted(settings: &Settings, attempt: &Attempt, kernel: &impl Kernel) -> Resul
     if settings.netns == 0 || kernel.netns() != settings.netns {
         return Err(Exit::OtherNamespace);
     }
-    let caller = name(kernel)?;
+    let Some(comm) = kernel.comm() else { return Err(Exit::Error) };
+    // Who is no runtime, nearly everybody, pays for nothing beyond this look-up.
+    if !kernel.runtime_listed(&comm) {
+        let by_number = || settings.processes != 0 && kernel.tgid() != 0 && kernel.process_listed(kernel.tgid());
+        let by_cgroup = || settings.cgroups != 0 && kernel.cgroup_listed();
+        if !by_number() && !by_cgroup() {
+            return Err(Exit::NotListed);
+        }
+    }
+    let caller = Caller { tgid: kernel.tgid(), comm };
     if caller.tgid != 0 && caller.tgid == settings.own_tgid {
         return Err(Exit::OwnProcess);
-    }
-    let listed = kernel.runtime_listed(&caller.comm)
-        || (caller.tgid != 0 && kernel.process_listed(caller.tgid))
-        || (settings.cgroups != 0 && kernel.cgroup_listed());
-    if !listed {
-        return Err(Exit::NotListed);
     }
     if kernel.bypassed(&attempt.destination) {
         return Err(Exit::Bypassed);

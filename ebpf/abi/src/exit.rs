@@ -65,6 +65,13 @@ impl Exit {
         Self::Diverted,
     ];
 
+    /// Whether a call of `connect()` that ends so must clear what an earlier one on the same socket left behind. Not
+    /// where the caller is none whose sockets leave anything: that is nearly everybody, and clearing costs two look-ups.
+    #[inline(always)]
+    pub const fn clears(self) -> bool {
+        !matches!(self, Self::NotTcp | Self::OtherNamespace | Self::NotListed)
+    }
+
     /// Its stable name, as a metric's label shows it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -27,8 +27,10 @@ pub struct Settings {
     pub port4: u16,
     /// Port of our listener on ::1, host order; 0 for none.
     pub port6: u16,
-    /// Not 0 when `CGROUPS` has entries: spares everybody else the look-ups.
-    pub cgroups: u32,
+    /// Not 0 when `PROCESSES` may have entries: spares everybody else the look-up.
+    pub processes: u16,
+    /// Not 0 when `CGROUPS` has entries: the same.
+    pub cgroups: u16,
 }
 
 /// What the hooks know about a caught connection.

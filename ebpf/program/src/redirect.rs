@@ -87,7 +87,7 @@ fn connect(ctx: *mut bpf_sock_addr, address: Address) -> Option<Redirect> {
             Some(redirect)
         }
         Err(exit) => {
-            if exit as u32 != Exit::NotTcp as u32 {
+            if exit.clears() {
                 forget(hook.cookie());
             }
             count(exit);

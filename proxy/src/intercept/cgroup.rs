@@ -14,7 +14,9 @@ pub enum MountError {
     #[error("can't read /proc/self/mountinfo")]
     Mountinfo(#[source] ProcError),
     /// Only cgroup v1, or no cgroups at all.
-    #[error("no cgroup2 file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or name a cgroup")]
+    #[error(
+        "no cgroup2 file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or name a cgroup"
+    )]
     NoCgroup2,
 }
 

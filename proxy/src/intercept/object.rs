@@ -120,7 +120,8 @@ fn refused(source: EbpfError) -> LoadError {
 
 fn refused_program(name: &'static str, source: ProgramError) -> LoadError {
     // The verifier, too, says EPERM (to a helper that needs more privilege), but then it has written a log.
-    let silent = matches!(&source, ProgramError::LoadError { verifier_log, .. } if verifier_log.to_string().trim().is_empty());
+    let silent =
+        matches!(&source, ProgramError::LoadError { verifier_log, .. } if verifier_log.to_string().trim().is_empty());
     if silent && lacks_privilege(&source) {
         LoadError::Privilege(EbpfError::ProgramError(source))
     } else {

@@ -31,6 +31,11 @@ impl Pending {
         Ok(Some(entry))
     }
 
+    /// How many places are taken.
+    pub(super) fn count(&self) -> Result<usize, MapError> {
+        self.by_cookie.keys().try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
     /// Forgets connections that were never accepted and have become older than `age`: their `connect()` failed after
     /// the hook, or they died in the queue. `now` is `CLOCK_MONOTONIC` in nanoseconds. Returns how many places it freed.
     pub(super) fn sweep(&mut self, now: u64, age: Duration) -> Result<usize, MapError> {
@@ -42,7 +47,10 @@ impl Pending {
     }
 }
 
-fn sweep<K: Pod>(map: &mut HashMap<MapData, K, Remembered>, old: impl Fn(&Remembered) -> bool) -> Result<usize, MapError> {
+fn sweep<K: Pod>(
+    map: &mut HashMap<MapData, K, Remembered>,
+    old: impl Fn(&Remembered) -> bool,
+) -> Result<usize, MapError> {
     // An error means that the entry went while we looked.
     let stale: Vec<K> = map.iter().flatten().filter(|(_, entry)| old(entry)).map(|(key, _)| key).collect();
     for key in &stale {

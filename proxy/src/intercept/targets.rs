@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, os::unix::fs::MetadataExt as _, path::PathBuf};
 
-use aya::{
-    Ebpf,
-    maps::HashMap,
-};
+use aya::{Ebpf, maps::HashMap};
 use waylay_abi::{COMM_LEN, Comm, map};
 
 use super::object;
@@ -60,8 +57,7 @@ impl Targets {
         for path in &self.cgroups {
             // A cgroup's id is its directory's inode number (64-bit hosts, since Linux 5.5).
             let directory = std::fs::metadata(path);
-            let directory =
-                directory.map_err(|source| super::AttachError::Cgroup { path: path.clone(), source })?;
+            let directory = directory.map_err(|source| super::AttachError::Cgroup { path: path.clone(), source })?;
             cgroups.insert(directory.ino(), 1, 0)?;
         }
         Ok(())

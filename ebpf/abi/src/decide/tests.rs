@@ -104,6 +104,7 @@ fn settings() -> Settings {
         own_tgid: 900,
         port4: 4000,
         port6: 6000,
+        processes: 0,
         cgroups: 0,
     }
 }
@@ -174,7 +175,8 @@ fn nothing_set_up_means_everything_passes() {
 fn a_caller_may_be_listed_by_number_or_by_cgroup() {
     let stranger = || Node { comm: Some(comm("exotic")), ..Node::default() };
     let by_number = Node { processes: [500].into(), ..stranger() };
-    assert!(decide(&settings(), &attempt("192.0.2.1:443"), &by_number).is_ok());
+    assert!(decide(&Settings { processes: 1, ..settings() }, &attempt("192.0.2.1:443"), &by_number).is_ok());
+    assert_eq!(decide(&settings(), &attempt("192.0.2.1:443"), &by_number), Err(Exit::NotListed));
     let by_cgroup = || Node { cgroup_listed: true, ..stranger() };
     assert!(decide(&Settings { cgroups: 1, ..settings() }, &attempt("192.0.2.1:443"), &by_cgroup()).is_ok());
     assert_eq!(decide(&settings(), &attempt("192.0.2.1:443"), &by_cgroup()), Err(Exit::NotListed));
@@ -183,7 +185,8 @@ fn a_caller_may_be_listed_by_number_or_by_cgroup() {
 #[test]
 fn an_unknown_process_number_is_nobodys() {
     let node = Node { tgid: 0, comm: Some(comm("exotic")), processes: [0].into(), ..Node::default() };
-    assert_eq!(decide(&settings(), &attempt("192.0.2.1:443"), &node), Err(Exit::NotListed));
+    let listing = Settings { processes: 1, ..settings() };
+    assert_eq!(decide(&listing, &attempt("192.0.2.1:443"), &node), Err(Exit::NotListed));
     let unlearnt = Settings { own_tgid: 0, ..settings() };
     assert!(decide(&unlearnt, &attempt("192.0.2.1:443"), &Node { tgid: 0, ..Node::default() }).is_ok());
 }
