@@ -260,7 +260,6 @@ fn go_client() -> Option<PathBuf> {
 }
 
 /// Whether a program is there. One that is missing is told, and is a failure where nothing may be skipped.
-#[expect(clippy::disallowed_methods, reason = "a test asks its surroundings")]
 fn require(program: &str) -> Option<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
