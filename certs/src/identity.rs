@@ -155,7 +155,9 @@ pub enum IdentityError {
     #[error("{0:?} is not a lower-case DNS name, so no certificate can be made for it")]
     Host(String),
     /// The directory of identities belongs to somebody else, who could replace keys in it.
-    #[error("{path}: this directory of private keys belongs to user {owner}, not to us: chown it, or name another state_dir")]
+    #[error(
+        "{path}: this directory of private keys belongs to user {owner}, not to us: chown it, or name another state_dir"
+    )]
     Owner {
         /// The directory.
         path: PathBuf,

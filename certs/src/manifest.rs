@@ -68,7 +68,9 @@ pub enum ManifestError {
         source: io::Error,
     },
     /// Not the JSON that we write.
-    #[error("{path} is damaged ({source}): it says what waylay put on this node; restore it, or move it away and undo by hand")]
+    #[error(
+        "{path} is damaged ({source}): it says what waylay put on this node; restore it, or move it away and undo by hand"
+    )]
     Damaged {
         /// The manifest.
         path: PathBuf,

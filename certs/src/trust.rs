@@ -29,8 +29,9 @@ use crate::{Identities, Identity, RegistryName};
 /// A certificate that was added to a file only now may not be known to a pull that has already read the file. While
 /// there is an older choice, a newer one counts only after this time.
 const SETTLE: Duration = Duration::from_secs(60);
-/// Where systems keep their own roots; these are the caller's business.
-const SYSTEM_DIRS: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
+/// Where systems keep their own roots; ours are the caller's business.
+const SYSTEM: [&str; 4] =
+    ["/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// The proof that a process trusts one of our identities for a name.
 #[derive(Clone, Debug)]
@@ -66,13 +67,15 @@ pub fn evidence(
     }
     let root = process.open_root().ok()?;
     // Both may hold, with different identities: serve the newest.
-    let found =
-        [by_certs_d(&valid, process, &root, registry, now), by_ssl_cert_dir(&valid, trust_dir, process, &root)];
+    let found = [by_certs_d(&valid, process, &root, registry, now), by_ssl_cert_dir(&valid, trust_dir, process, &root)];
     found.into_iter().flatten().max_by_key(|evidence| evidence.identity.not_before())
 }
 
 fn by_ssl_cert_dir(valid: &[Arc<Identity>], trust_dir: &Path, process: &Process, root: &Root) -> Option<Evidence> {
     let ours = fs::metadata(trust_dir).ok()?;
+    if process.program() == "curl" && process.environ.curl_ca_bundle.is_some() {
+        return None;
+    }
     let listed = process.environ.ssl_cert_dir.as_deref()?;
     // The same directory, by whatever path or mount the process reaches it.
     let seen = listed.split(':').map(Path::new).find(|dir| root.is_same(dir, &ours))?;
@@ -133,12 +136,15 @@ pub fn runtime_roots(
     if let Some(found) = certs_d::find(process, &root, registry) {
         add(found);
     }
-    if let Some(file) = &process.environ.ssl_cert_file {
-        add(certs_d::pem_file(&root, Path::new(file)));
+    // The system's own roots are many, and the caller has them already.
+    let is_system =
+        |path: &Path| SYSTEM.iter().any(|ours| fs::metadata(ours).is_ok_and(|ours| root.is_same(path, &ours)));
+    if let Some(file) = process.environ.ssl_cert_file.as_deref().map(Path::new).filter(|file| !is_system(file)) {
+        add(certs_d::pem_file(&root, file));
     }
-    let listed = process.environ.ssl_cert_dir.iter().flat_map(|list| list.split(':'));
-    for dir in listed.filter(|dir| !SYSTEM_DIRS.contains(&dir.trim_end_matches('/'))) {
-        for file in root.list(Path::new(dir)).unwrap_or_default() {
+    let listed = process.environ.ssl_cert_dir.iter().flat_map(|list| list.split(':')).map(Path::new);
+    for dir in listed.filter(|dir| !is_system(dir)) {
+        for file in root.list(dir).unwrap_or_default() {
             add(certs_d::pem_file(&root, &file));
         }
     }

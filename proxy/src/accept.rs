@@ -45,12 +45,8 @@ pub trait Origin: Send + Sync + 'static {
 /// What is done with a caught connection.
 pub trait Handle: Send + Sync + 'static {
     /// Takes the connection to its end and writes what became of it into `outcome` as it goes.
-    fn handle(
-        &self,
-        io: TcpStream,
-        caught: Caught,
-        outcome: &mut ConnectionOutcome,
-    ) -> impl Future<Output = ()> + Send;
+    fn handle(&self, io: TcpStream, caught: Caught, outcome: &mut ConnectionOutcome)
+    -> impl Future<Output = ()> + Send;
 }
 
 impl<T: tls::Trust, S: tls::Serve> Handle for tls::Tls<T, S> {

@@ -189,9 +189,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_says_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound but not listening: nobody else can answer there.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = nobody.local_addr().unwrap();
         assert_eq!(tcp(addr, Duration::from_secs(5)).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

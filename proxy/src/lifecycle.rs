@@ -1,11 +1,7 @@
 //! Starting and stopping: what is not ready yet, that the end has begun, and what is still at work. It decides
 //! nothing about connections; parts take these as arguments.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, io, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},

@@ -246,7 +246,8 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         if !self.listed.plain.contains(&name) {
             return (Reason::Unlisted, Path::Splice { raw });
         }
-        let (program, admitted) = self.ask_trust(caught, &name, |trust, caught, name| trust.admits_plain(caught, name)).await;
+        let (program, admitted) =
+            self.ask_trust(caught, &name, |trust, caught, name| trust.admits_plain(caught, name)).await;
         outcome.program = readable(&program).to_owned();
         match admitted {
             Some(Ok(())) => (Reason::PlainHttp, Path::Plain { name, raw }),

@@ -70,7 +70,8 @@ fn containerd_config_path(process: &Process, root: &Root) -> Option<PathBuf> {
     let table: toml::Table = String::from_utf8(root.read(config).ok()?).ok()?.parse().ok()?;
     let plugins = table.get("plugins")?;
     // Version 3 of the configuration, then version 2.
-    let plugin = ["io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri"].iter().find_map(|name| plugins.get(name))?;
+    let plugin =
+        ["io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri"].iter().find_map(|name| plugins.get(name))?;
     let path = plugin.get("registry")?.get("config_path")?.as_str()?;
     // A list of paths is taken for one strange path by the releases that pull through the transfer service.
     (path.starts_with('/') && !path.contains(':')).then(|| PathBuf::from(path))

@@ -25,6 +25,8 @@ pub struct Environ {
     pub https_proxy: Option<String>,
     /// The home directory.
     pub home: Option<String>,
+    /// A file of roots that curl prefers to everything else.
+    pub curl_ca_bundle: Option<String>,
 }
 
 /// One process as it was when it was read.
@@ -164,6 +166,7 @@ fn read_environ(environ: &[u8]) -> Environ {
             b"SSL_CERT_FILE" => &mut read.ssl_cert_file,
             b"HTTPS_PROXY" | b"https_proxy" => &mut read.https_proxy,
             b"HOME" => &mut read.home,
+            b"CURL_CA_BUNDLE" => &mut read.curl_ca_bundle,
             _ => continue,
         };
         // The first one counts, as for getenv; an empty value is none.
@@ -193,7 +196,8 @@ mod tests {
         assert_eq!(process.exe.as_deref(), Some(Path::new("/usr/bin/containerd")));
         assert_eq!(process.environ.ssl_cert_dir.as_deref(), Some("/a:/b"));
         assert_eq!(process.environ.https_proxy.as_deref(), Some("http://p:1"));
-        assert_eq!((process.environ.home.as_deref(), process.environ.ssl_cert_file), (Some("/root"), None));
+        assert_eq!(process.environ.home.as_deref(), Some("/root"));
+        assert_eq!(process.environ.ssl_cert_file, None);
         assert_eq!(process.args, ["containerd", "-c", "/x.toml"]);
         assert!(!process.in_pod());
     }

@@ -88,6 +88,16 @@ fn other_directories_missing_files_and_other_names_do_not_count() {
 }
 
 #[test]
+fn curl_prefers_a_bundle_of_its_own() {
+    let s = Setting::new();
+    publish_into(&s.trust_dir, &s.identity);
+    assert!(s.evidence(&s.node.started("curl", &["SSL_CERT_DIR=/trust"])).is_some());
+    let bundle = ["SSL_CERT_DIR=/trust", "CURL_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt"];
+    assert_eq!(s.evidence(&s.node.started("curl", &bundle)), None);
+    assert!(s.evidence(&s.node.started("containerd", &bundle)).is_some());
+}
+
+#[test]
 fn the_directory_is_recognised_through_links() {
     let s = Setting::new();
     publish_into(&s.trust_dir, &s.identity);
@@ -123,7 +133,10 @@ fn the_newest_identity_that_a_process_can_know_is_served() {
     let early = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);
     assert_eq!(&served(&early), old.fingerprint());
     // The successor is published a tick after that start.
-    s.node.process(7, "/usr/bin/containerd", "containerd").environ(&["SSL_CERT_DIR=/trust"]).started(s.node.now_ticks() - 1);
+    s.node
+        .process(7, "/usr/bin/containerd", "containerd")
+        .environ(&["SSL_CERT_DIR=/trust"])
+        .started(s.node.now_ticks() - 1);
     publish_into(&s.trust_dir, &new);
     assert_eq!(&served(&s.node.read()), old.fingerprint(), "started before the successor was there");
     let late = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);
@@ -308,9 +321,25 @@ fn runtime_roots_are_what_the_runtime_adds_without_ours() {
     s.node.file(&format!("/etc/docker/certs.d/{NAME}/user.crt"), in_certs_d.pem() + &s.identity.pem());
     // Ours for another host: its key must not become an authority for this one.
     publish_into(&s.trust_dir, &s.identities.ensure("other.test", SystemTime::now()).unwrap());
-    s.node.file("/etc/ssl/certs/system.pem", pem("system.test").pem());
-    let environ = ["SSL_CERT_FILE=/bundle.pem", "SSL_CERT_DIR=/etc/ssl/certs:/more:/trust:/missing"];
+    let environ = ["SSL_CERT_FILE=/bundle.pem", "SSL_CERT_DIR=/more:/trust:/missing"];
     let process = s.node.started("dockerd", &environ);
-    let expected: Vec<_> = [in_certs_d, in_file, in_dir].iter().map(|identity| identity.certificate().clone()).collect();
+    let expected: Vec<_> =
+        [in_certs_d, in_file, in_dir].iter().map(|identity| identity.certificate().clone()).collect();
     assert_eq!(runtime_roots(&process, &name(), &s.identities), expected);
+}
+
+#[test]
+fn the_systems_own_roots_are_left_to_the_caller() {
+    let s = Setting::new();
+    s.node.process(7, "/usr/bin/dockerd", "dockerd").environ(&["SSL_CERT_DIR=/etc/ssl/certs"]);
+    // This process shares the root of the machine.
+    let root = s.node.proc().join("7/root");
+    fs::remove_file(&root).unwrap();
+    std::os::unix::fs::symlink("/", root).unwrap();
+    assert!(runtime_roots(&s.node.read(), &name(), &s.identities).is_empty());
+    // In another root, the same path holds somebody else's roots.
+    let theirs = Node::new().identities().ensure("a.test", SystemTime::now()).unwrap();
+    s.node.file("/etc/ssl/certs/a.pem", theirs.pem());
+    let process = s.node.started("dockerd", &["SSL_CERT_DIR=/etc/ssl/certs"]);
+    assert_eq!(runtime_roots(&process, &name(), &s.identities), [theirs.certificate().clone()]);
 }

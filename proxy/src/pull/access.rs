@@ -197,7 +197,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::oci::manifest::ChildKind;
+    use crate::oci::manifest::Kind;
 
     fn headers(authorization: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn child(digest: Digest, foreign: bool) -> Child {
-        Child { digest, size: 5, kind: ChildKind::Layer, foreign, media_type: "layer".into() }
+        Child { digest, size: 5, kind: Kind::Layer, foreign, media_type: "layer".into() }
     }
 
     fn bearer(exp: u64) -> String {

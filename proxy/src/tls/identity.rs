@@ -44,6 +44,12 @@ pub enum NotAnswered {
 /// Answers handshakes. Session tickets live as long as the certificate is in use.
 pub struct Answers(Cache<CertificateDer<'static>, Arc<ServerConfig>>);
 
+impl Default for Answers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Answers {
     /// Without any configuration yet.
     pub fn new() -> Self {

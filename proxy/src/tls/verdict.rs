@@ -63,6 +63,12 @@ pub struct Verdicts {
     refused: Cache<(String, RegistryName), Instant>,
 }
 
+impl Default for Verdicts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Verdicts {
     /// Knows nothing.
     pub fn new() -> Self {

@@ -50,7 +50,8 @@ pub enum Connected {
 /// A TLS connection to a registry whose certificate was verified for its name. Nothing was sent on it yet.
 /// Speaks HTTP/1.1; wrap it in `hyper_util::rt::TokioIo` for hyper.
 pub struct Verified {
-    stream: TlsStream<TcpStream>,
+    /// Boxed: the state of TLS is a kilobyte, and this goes from hand to hand.
+    stream: Box<TlsStream<TcpStream>>,
     remote: SocketAddr,
 }
 
@@ -79,7 +80,7 @@ pub async fn connect(dst: OrigDst, name: &str, roots: Arc<RootCertStore>, deadli
         return Connected::WantsClientCert;
     }
     match shaken {
-        Ok(Ok(stream)) => Connected::Verified(Verified { stream, remote: dst.0 }),
+        Ok(Ok(stream)) => Connected::Verified(Verified { stream: Box::new(stream), remote: dst.0 }),
         Ok(Err(error)) => classify(error),
         Err(_) => {
             let what = format!("{dst} accepted a connection but was silent for {deadline:?}");
@@ -99,10 +100,7 @@ fn classify(error: io::Error) -> Connected {
     }
 }
 
-fn client_config(
-    roots: Arc<RootCertStore>,
-    asked: Arc<AskedForCertificate>,
-) -> Result<ClientConfig, rustls::Error> {
+fn client_config(roots: Arc<RootCertStore>, asked: Arc<AskedForCertificate>) -> Result<ClientConfig, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
@@ -178,5 +176,7 @@ impl AsyncWrite for Verified {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
