@@ -10,4 +10,5 @@ pub mod demo;
 pub mod fleet;
 pub mod image;
 pub mod privilege;
+pub mod scripted;
 pub mod wait;
