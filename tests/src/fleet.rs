@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-pub use self::access::{AccessLine, Counters};
+pub use self::access::{AccessLine, BySource, Counters};
+use self::cgroup::Cgroup;
 pub use self::daemon::Daemon;
 pub use self::leftovers::{kept, remove};
+use self::network::Switch;
 pub use self::node::Node;
 pub use self::registry::Registry;
 pub use self::runtime::{Kind, Login, Runtime};
-use self::cgroup::Cgroup;
-use self::network::Switch;
 use crate::image::Image;
 
 /// Every name a fleet gives to something outside its own directory begins so.
@@ -44,8 +44,8 @@ pub struct Fleet {
     registry: Registry,
     nodes: Vec<Node>,
     authority: authority::Authority,
-    cgroup: Cgroup,
-    switch: Switch,
+    _cgroup: Cgroup,
+    _switch: Switch,
     dir: Directory,
 }
 
@@ -164,7 +164,7 @@ impl Plan {
             nodes.iter().chain([&home]).try_for_each(|node| node.link().shape(rate))?;
         }
         let registry = Registry::start(home, &self.registry, &authority, &self.images).await?;
-        Ok(Fleet { registry, nodes, authority, cgroup, switch, dir })
+        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switch: switch, dir })
     }
 }
 

@@ -34,7 +34,8 @@ pub const LARGE: Recipe = Recipe {
 };
 
 /// About 12 MB in three gzip layers: for scenarios where the amount does not matter.
-pub const SMALL: Recipe = Recipe { name: "small", layers: &[&["runc"], &["skopeo"], &["iproute2"]], packing: Packing::Gzip };
+pub const SMALL: Recipe =
+    Recipe { name: "small", layers: &[&["runc"], &["skopeo"], &["iproute2"]], packing: Packing::Gzip };
 
 /// [`SMALL`] in zstd, which containerd and podman unpack and Debian's dockerd does not.
 pub const SMALL_ZSTD: Recipe = Recipe { packing: Packing::Zstd, name: "small-zstd", ..SMALL };
@@ -63,7 +64,8 @@ impl Recipe {
     /// Names the content: the packages, their versions and how they are packed.
     fn key(self) -> Result<String> {
         let packages = self.layers.iter().copied().flatten();
-        let versions = Command::new("dpkg-query").args(["--show", "--"]).args(packages).output().context("dpkg-query")?;
+        let versions =
+            Command::new("dpkg-query").args(["--show", "--"]).args(packages).output().context("dpkg-query")?;
         let complaint = String::from_utf8_lossy(&versions.stderr);
         ensure!(versions.status.success(), "the image {} is made from installed packages: {complaint}", self.name);
         let mut hash = Sha256::new_with_prefix(format!("{BUILDER} {:?} {:?}", self.layers, self.packing));

@@ -13,7 +13,11 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// When `deadline` passes first (naming `what`), or when a look itself fails: that is taken as final.
-pub async fn eventually<T>(what: &str, deadline: Duration, mut ready: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub async fn eventually<T>(
+    what: &str,
+    deadline: Duration,
+    mut ready: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(value) = ready().await? {

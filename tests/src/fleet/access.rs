@@ -21,7 +21,8 @@ impl Counters {
         let values = lines.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (series_name, rest) = series.split_once('{').unwrap_or((series, ""));
-            let wanted = series_name == name && labels.iter().all(|(key, value)| rest.contains(&format!("{key}=\"{value}\"")));
+            let wanted =
+                series_name == name && labels.iter().all(|(key, value)| rest.contains(&format!("{key}=\"{value}\"")));
             // Gauges may be printed as floating point; all of ours are whole numbers.
             wanted.then(|| value.parse::<f64>().unwrap_or_default())
         });
@@ -73,6 +74,16 @@ pub struct BySource {
 }
 
 impl BySource {
+    /// What was added since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            store: self.store - earlier.store,
+            peer: self.peer - earlier.peer,
+            registry: self.registry - earlier.registry,
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(self) -> u64 {
@@ -119,7 +130,9 @@ impl AccessLine {
         let pulls = access
             .map(|mut object| if object["fields"].is_object() { object["fields"].take() } else { object })
             .filter(|fields| fields["event"] == "pull");
-        pulls.map(|fields| serde_json::from_value(fields.clone()).with_context(|| format!("an access line: {fields}"))).collect()
+        pulls
+            .map(|fields| serde_json::from_value(fields.clone()).with_context(|| format!("an access line: {fields}")))
+            .collect()
     }
 
     /// Its bytes by source.

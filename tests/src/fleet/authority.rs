@@ -60,6 +60,7 @@ impl Authority {
     /// When it cannot be written.
     pub fn publish(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        fs::write(dir.join("operator-ca.crt"), &self.certificate).with_context(|| format!("cannot write into {}", dir.display()))
+        fs::write(dir.join("operator-ca.crt"), &self.certificate)
+            .with_context(|| format!("cannot write into {}", dir.display()))
     }
 }

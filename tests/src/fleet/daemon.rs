@@ -141,7 +141,13 @@ impl Daemon {
     /// Its directory of certificates, which the installer's drop-in adds to a runtime's `SSL_CERT_DIR`.
     #[must_use]
     pub fn trust_dir(&self) -> PathBuf {
-        self.home().join("state/trust")
+        Self::trust_dir_of(&self.entry)
+    }
+
+    /// Where a daemon on that node will have that directory, once it runs.
+    #[must_use]
+    pub fn trust_dir_of(node: &Entry) -> PathBuf {
+        node.dir().join("waylay/state/trust")
     }
 
     /// Where it keeps whole blobs.
@@ -160,6 +166,13 @@ impl Daemon {
     #[must_use]
     pub fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// The line a person types to ask it how it is.
+    #[must_use]
+    pub fn status_line(&self) -> String {
+        let waylay = binary().unwrap_or_else(|_| "waylay".into());
+        format!("{} status --socket {}/control.sock", waylay.display(), self.home().display())
     }
 
     /// Its counters now.
@@ -288,7 +301,10 @@ async fn ask(namespace: &Inside, path: &str) -> Result<(StatusCode, String)> {
     let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
     let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(io::Error::other)?;
-        let request = Request::get(path).header("host", ADMIN.to_string()).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+        let request = Request::get(path)
+            .header("host", ADMIN.to_string())
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(io::Error::other)?;
             let status = answer.status();
@@ -299,5 +315,8 @@ async fn ask(namespace: &Inside, path: &str) -> Result<(StatusCode, String)> {
         let (_, answer) = tokio::join!(connection, answer);
         answer
     };
-    tokio::time::timeout(Duration::from_secs(5), exchange).await.context("the daemon's admin port")?.context(path.to_owned())
+    tokio::time::timeout(Duration::from_secs(5), exchange)
+        .await
+        .context("the daemon's admin port")?
+        .context(path.to_owned())
 }

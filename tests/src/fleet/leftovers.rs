@@ -44,8 +44,11 @@ pub fn remove(fleet: &str) -> Result<()> {
 /// Every fleet of which something is there: a directory, a control group, or a namespace.
 fn names() -> Vec<String> {
     let cgroups = cgroup::mount().unwrap_or_default();
-    let mut names: Vec<String> =
-        [home(), cgroups, "/run/netns".into()].iter().flat_map(|dir| entries(dir)).filter_map(|name| fleet_of(&name)).collect();
+    let mut names: Vec<String> = [home(), cgroups, "/run/netns".into()]
+        .iter()
+        .flat_map(|dir| entries(dir))
+        .filter_map(|name| fleet_of(&name))
+        .collect();
     names.sort();
     names.dedup();
     names

@@ -112,9 +112,16 @@ impl Link {
     /// # Errors
     /// When `ip` refuses or speaks a tongue we don't know.
     pub fn traffic(&self) -> Result<Traffic> {
-        let text = super::command::run(
-            std::process::Command::new("ip").args(["-n", &self.machine, "-s", "-j", "link", "show", "dev", "eth0"]),
-        )?;
+        let text = super::command::run(std::process::Command::new("ip").args([
+            "-n",
+            &self.machine,
+            "-s",
+            "-j",
+            "link",
+            "show",
+            "dev",
+            "eth0",
+        ]))?;
         parse(&text).with_context(|| format!("the counters of {}", self.machine))
     }
 

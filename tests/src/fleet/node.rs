@@ -113,10 +113,11 @@ impl Node {
         Ok(tokio::net::TcpListener::from_std(listener)?)
     }
 
-    /// The line a person types to stand inside.
+    /// The line a person types for a shell inside, in its control group too, so that what it starts is intercepted.
     #[must_use]
-    pub fn nsenter(&self) -> String {
-        format!("nsenter --target {} --mount --net", self.holder.pid())
+    pub fn shell(&self) -> String {
+        let (cgroup, holder) = (self.cgroup.path().display(), self.holder.pid());
+        format!("sh -c 'echo $$ > {cgroup}/cgroup.procs && exec nsenter --target {holder} --mount --net'")
     }
 
     /// Adds a line to its `/etc/hosts`.
@@ -193,7 +194,11 @@ impl Entry {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(JOIN).arg(&self.cgroup);
-        command.args(["nsenter", "--target"]).arg(self.holder.to_string()).args(["--mount", "--net", "--"]).arg(program);
+        command
+            .args(["nsenter", "--target"])
+            .arg(self.holder.to_string())
+            .args(["--mount", "--net", "--"])
+            .arg(program);
         command.env_clear().env("PATH", PATH).env("HOME", self.dir.join("home")).env("LANG", "C.UTF-8");
         command
     }

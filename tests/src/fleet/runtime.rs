@@ -198,7 +198,8 @@ async fn finish(command: Command) -> Result<String> {
     let line = super::command::line(&command);
     let mut client = tokio::process::Command::from(command);
     client.kill_on_drop(true).stdin(std::process::Stdio::null());
-    let output = timeout(PULL_LIMIT, client.output()).await.with_context(|| format!("{line}: not within {PULL_LIMIT:?}"))??;
+    let output =
+        timeout(PULL_LIMIT, client.output()).await.with_context(|| format!("{line}: not within {PULL_LIMIT:?}"))??;
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
         bail!("{line} ended with {}: {}", output.status, String::from_utf8_lossy(&said).trim());
@@ -208,8 +209,13 @@ async fn finish(command: Command) -> Result<String> {
 
 /// Compares the unpacked layers that a runtime names with the image's.
 fn same_layers(said: &str, image: &Image) -> Result<()> {
-    let layers: Vec<String> = serde_json::from_str(said.trim()).with_context(|| format!("not a list of layers: {said}"))?;
-    anyhow::ensure!(layers == image.diff_ids(), "the client's layers are {layers:?}, the image's {:?}", image.diff_ids());
+    let layers: Vec<String> =
+        serde_json::from_str(said.trim()).with_context(|| format!("not a list of layers: {said}"))?;
+    anyhow::ensure!(
+        layers == image.diff_ids(),
+        "the client's layers are {layers:?}, the image's {:?}",
+        image.diff_ids()
+    );
     Ok(())
 }
 

@@ -66,7 +66,8 @@ pub(super) fn write(to: &Path, packages: &[&str], packing: Packing) -> Result<La
 
 /// The regular files and links of installed packages, each under its true path and in order.
 fn files_of(packages: &[&str]) -> Result<BTreeSet<PathBuf>> {
-    let listed = Command::new("dpkg-query").args(["--listfiles", "--"]).args(packages).output().context("dpkg-query")?;
+    let listed =
+        Command::new("dpkg-query").args(["--listfiles", "--"]).args(packages).output().context("dpkg-query")?;
     ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     let mut files = BTreeSet::new();
     for line in String::from_utf8(listed.stdout).context("a file name that is not text")?.lines() {

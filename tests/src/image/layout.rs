@@ -125,9 +125,15 @@ pub(super) fn build(dir: &Path, layers: &[&[&str]], packing: Packing) -> Result<
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
     let made: Result<Vec<Layer>> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            layers.iter().enumerate().map(|(n, &packages)| scope.spawn(move || write_layer(dir, n, packages, packing))).collect();
-        threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a layer's thread panicked"))?).collect()
+        let threads: Vec<_> = layers
+            .iter()
+            .enumerate()
+            .map(|(n, &packages)| scope.spawn(move || write_layer(dir, n, packages, packing)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a layer's thread panicked"))?)
+            .collect()
     });
     let native = made?;
     let other = write_layer(dir, layers.len(), &["base-files"], packing)?;
@@ -161,7 +167,11 @@ fn manifest(dir: &Path, architecture: &str, layers: &[Layer], packing: Packing) 
     let config = put(dir, CONFIG, &config)?;
     let layers: Vec<Descriptor> = layers
         .iter()
-        .map(|layer| Descriptor { media_type: packing.media_type().to_owned(), digest: layer.digest.clone(), size: layer.size })
+        .map(|layer| Descriptor {
+            media_type: packing.media_type().to_owned(),
+            digest: layer.digest.clone(),
+            size: layer.size,
+        })
         .collect();
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
     let mut entry = serde_json::to_value(put(dir, MANIFEST, &manifest)?)?;

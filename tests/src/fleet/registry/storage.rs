@@ -18,7 +18,8 @@ pub(super) fn add(root: &Path, image: &Image, repository: &str, tag: &str) -> Re
     for blob in image.all() {
         let hex = hex(blob);
         let data = root.join("blobs/sha256").join(&hex[..2]).join(hex).join("data");
-        link_or_copy(&image.path(blob), &data).with_context(|| format!("cannot put {} into the registry", blob.digest))?;
+        link_or_copy(&image.path(blob), &data)
+            .with_context(|| format!("cannot put {} into the registry", blob.digest))?;
         let kind = if blob.media_type.contains(".layer.") || blob.media_type.contains(".config.") {
             "_layers"
         } else {

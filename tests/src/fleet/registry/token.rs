@@ -110,7 +110,8 @@ impl Signer {
     fn create() -> Result<Self> {
         // RSA, because its signature in a JWT is the plain one; ECDSA's would have to be taken out of its DER.
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256).context("cannot make the tokens' key")?;
-        let certificate = CertificateParams::default().self_signed(&key).context("cannot sign the tokens' certificate")?;
+        let certificate =
+            CertificateParams::default().self_signed(&key).context("cannot sign the tokens' certificate")?;
         let x5c = STANDARD.encode(certificate.der());
         Ok(Self { key, certificate: certificate.pem(), x5c, given: AtomicUsize::new(0) })
     }
@@ -140,7 +141,8 @@ impl Signer {
             // A minute back: clocks of a node may differ.
             "iat": now - 60, "nbf": now - 60, "exp": now + LIFE, "jti": now.to_string(),
         });
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = self.key.sign(signed.as_bytes()).context("cannot sign a token")?;
         if access.as_array().is_some_and(|list| !list.is_empty()) {
             self.given.fetch_add(1, Ordering::Relaxed);
@@ -151,7 +153,8 @@ impl Signer {
 
 /// The scopes of a query (`scope=repository:NAME:ACTION,ACTION`) as the access list of a token.
 fn access(query: &str) -> Value {
-    let decoded = query.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/").replace("%2C", ",");
+    let decoded =
+        query.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/").replace("%2C", ",");
     let scopes = decoded.split('&').filter_map(|pair| pair.strip_prefix("scope="));
     let entries = scopes.filter_map(|scope| {
         let (resource, actions) = scope.rsplit_once(':')?;

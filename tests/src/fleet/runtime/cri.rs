@@ -68,8 +68,11 @@ where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
 {
-    let channel: Channel =
-        Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect_timeout(limit).timeout(limit).connect().await?;
+    let channel: Channel = Endpoint::from_shared(format!("unix://{}", socket.display()))?
+        .connect_timeout(limit)
+        .timeout(limit)
+        .connect()
+        .await?;
     let mut client = Grpc::new(channel);
     client.ready().await.context("containerd's socket")?;
     let codec = ProstCodec::<Q, A>::default();

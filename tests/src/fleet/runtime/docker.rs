@@ -52,7 +52,8 @@ impl Docker {
         if let Some(login) = login {
             // What `docker login` leaves behind.
             let auth = json!({"auths": {format!("{HOST}:{PORT}"): {"auth": STANDARD.encode(login.pair())}}});
-            std::fs::write(self.home.join("config.json"), auth.to_string()).context("cannot write docker's credentials")?;
+            std::fs::write(self.home.join("config.json"), auth.to_string())
+                .context("cannot write docker's credentials")?;
             docker.env("DOCKER_CONFIG", &self.home);
         }
         docker.args(["pull", reference]);
