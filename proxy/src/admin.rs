@@ -1,1 +1,204 @@
-//! (to be written)
+//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback, `/status` and `/trace` on the control
+//! socket. It only tells; deciding and doing are elsewhere.
+
+pub mod client;
+pub mod status;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+
+use self::status::Status;
+use crate::{lifecycle::Readiness, telemetry::Trace};
+
+/// Connections of operators and probes served at once.
+const MOST: usize = 64;
+
+/// Why the control socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address} (admin.listen): {source}; choose another port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon answers there.
+    #[error("another waylay answers on {}; stop it first, or set admin.socket", .0.display())]
+    Running(PathBuf),
+    /// The socket could not be made.
+    #[error("cannot make the control socket {} (admin.socket): {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What is told, gathered when it is asked for.
+pub trait View: Send + Sync + 'static {
+    /// All counters in the Prometheus text format.
+    fn metrics(&self) -> String;
+    /// The state of the daemon.
+    fn status(&self) -> Status;
+}
+
+/// Both listeners, bound.
+pub struct Admin {
+    tcp: TcpListener,
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// What every answer is made of.
+struct Desk<V> {
+    view: Arc<V>,
+    readiness: Readiness,
+    trace: Trace,
+}
+
+impl Admin {
+    /// Listens on `address` and on a socket at `path`, which only its owner may use.
+    ///
+    /// # Errors
+    /// When either is taken or cannot be made.
+    pub async fn bind(address: SocketAddr, path: &Path) -> Result<Self, AdminError> {
+        let tcp = TcpListener::bind(address).await.map_err(|source| AdminError::Listen { address, source })?;
+        if client::answers(path).await {
+            return Err(AdminError::Running(path.to_owned()));
+        }
+        let socket = socket(path).map_err(|source| AdminError::Socket { path: path.to_owned(), source })?;
+        Ok(Self { tcp, socket, path: path.to_owned() })
+    }
+
+    /// Where the probes and metrics are.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Answers until dropped.
+    pub async fn run<V: View>(self, view: Arc<V>, readiness: Readiness, trace: Trace) {
+        let desk = Arc::new(Desk { view, readiness, trace });
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.tcp.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
+                    tasks.spawn(serve(io, desk.clone(), false));
+                },
+                accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
+                    tasks.spawn(serve(io, desk.clone(), true));
+                },
+                Some(_) = tasks.join_next() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // Best effort: the next start removes a socket that nobody answers on.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn socket(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        // Closed to others, so that the socket cannot be reached before its own mode is set.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(socket)
+}
+
+async fn serve<IO, V: View>(io: IO, desk: Arc<Desk<V>>, control: bool)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(desk.answer(&request, control)) }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an operator's connection ended early");
+    }
+}
+
+impl<V: View> Desk<V> {
+    fn answer<B>(&self, request: &Request<B>, control: bool) -> Reply {
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match (request.uri().path(), control) {
+            ("/livez", _) => text(StatusCode::OK, "ok\n".to_owned()),
+            ("/readyz", _) => match self.readiness.waiting() {
+                waiting if waiting.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+                waiting => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", "))),
+            },
+            ("/metrics", _) => {
+                let mut reply = text(StatusCode::OK, self.view.metrics());
+                let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+                reply.headers_mut().insert(header::CONTENT_TYPE, kind);
+                reply
+            }
+            ("/status", true) => match serde_json::to_string(&self.view.status()) {
+                Ok(json) => text(StatusCode::OK, json),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            ("/trace", true) => self.follow(),
+            _ => text(StatusCode::NOT_FOUND, "not found\n".to_owned()),
+        }
+    }
+
+    /// One JSON object a line, for as long as the follower stays.
+    fn follow(&self) -> Reply {
+        let lines = BroadcastStream::new(self.trace.follow()).map(|event| {
+            let line = match event {
+                Ok(event) => serde_json::to_string(&*event).unwrap_or_default(),
+                Err(BroadcastStreamRecvError::Lagged(missed)) => format!("{{\"event\":\"missed\",\"count\":{missed}}}"),
+            };
+            Ok(Frame::data(Bytes::from(line + "\n")))
+        });
+        Response::new(StreamBody::new(lines).boxed_unsync())
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Reply {
+    let mut response = Response::new(Full::from(text).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}

@@ -1,1 +1,295 @@
-//! (to be written)
+//! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
+
+pub mod trust;
+mod view;
+mod watch;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use iroh_base::SecretKey;
+use tokio::net::TcpListener;
+use waylay_certs::{Identities, Manifest, Publish, RegistryName};
+
+use self::{trust::ByEvidence, view::Desk, watch::Watcher};
+use crate::{
+    accept::{self, Origin},
+    admin::Admin,
+    config::Config,
+    content::{Content, Seal},
+    dial,
+    http::Http,
+    intercept::{self, Intercept, Listeners, Targets},
+    lifecycle::{self, Readiness, Shutdown},
+    metrics::Metrics,
+    pull::{Pull, access::Access, tags::Tags},
+    store::{self, Store, piece::Statement},
+    swarm::Swarm,
+    telemetry::Trace,
+    tls::{Listed, Tls, Trust},
+    upstream::{Resolver, Upstream},
+};
+
+/// How long connections may go on after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How often interception is proven.
+const PROVE: Duration = Duration::from_secs(60);
+/// How long one proof may take.
+const PROOF: Duration = Duration::from_secs(2);
+/// How long looking up a redirect's host may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// How often certificates are looked at for a due successor.
+const PUBLISH: Duration = Duration::from_secs(3600);
+
+/// The part of a daemon that needs no privilege: from an accepted connection to the bytes. Tests use it with their own
+/// way in.
+pub struct Core {
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Where events go.
+    pub trace: Trace,
+    /// Ends everything.
+    pub shutdown: Shutdown,
+    /// The blob store.
+    pub store: Store,
+    /// The peer network, if this node has one.
+    pub swarm: Option<Swarm>,
+    config: Config,
+    http: Http,
+}
+
+impl Core {
+    /// Opens the store, joins the peer network and wires the pull policy. Hosts of redirects are looked up by
+    /// `resolver`.
+    ///
+    /// # Errors
+    /// When the store or the peer network cannot be opened.
+    pub async fn open(config: Config, resolver: Resolver) -> anyhow::Result<Self> {
+        let (metrics, trace, shutdown) = (Arc::new(Metrics::default()), Trace::default(), Shutdown::new());
+        let store = Store::open(store::Config {
+            dir: config.store.dir.clone(),
+            quota: config.store.quota,
+            low_disk: config.store.low_disk,
+        })?;
+        let swarm = match &config.swarm {
+            Some(swarm) => Some(Swarm::join(swarm, &store).await?),
+            None => None,
+        };
+        let upstream = Upstream::new(resolver);
+        let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), seal(swarm.as_ref()), metrics.clone());
+        let tags = config.store.dir.join("tags");
+        let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
+        let pull = Pull::new(upstream.clone(), content, Access::new(config.pull.offline_grace), tags);
+        let http = Http::new(Arc::new(pull), upstream, metrics.clone(), trace.clone(), shutdown.clone());
+        Ok(Self { metrics, trace, shutdown, store, swarm, config, http })
+    }
+
+    /// Serves what arrives at `listeners` until the shutdown has begun and connections have ended.
+    ///
+    /// # Errors
+    /// When a listener fails for good.
+    pub async fn serve<O: Origin, T: Trust, W: accept::Watch>(
+        &self,
+        listeners: Vec<TcpListener>,
+        origin: O,
+        trust: T,
+        watch: Arc<W>,
+    ) -> std::io::Result<accept::Drained> {
+        let listed = Listed {
+            tls: self.config.registries.iter().cloned().collect(),
+            plain: self.config.plain_http.iter().cloned().collect(),
+        };
+        let tls = Arc::new(Tls::new(listed, Arc::new(trust), self.http.clone()));
+        let limits = accept::Config { max_connections: self.config.proxy.max_connections, drain: DRAIN };
+        accept::run(listeners, limits, origin, tls, watch, self.shutdown.clone()).await
+    }
+
+    /// A watch that counts and shows connections, for a way in without a kernel guard.
+    pub fn watch(&self) -> Arc<impl accept::Watch + use<>> {
+        Arc::new(Watcher::new(self.metrics.clone(), self.trace.clone(), None))
+    }
+
+    /// Says goodbye to the peers and notes that the store was closed cleanly.
+    pub async fn close(self) {
+        if let Some(swarm) = &self.swarm {
+            swarm.leave().await;
+        }
+        if let Err(error) = self.store.close() {
+            tracing::warn!(%error, "the store was not closed cleanly; its unfinished blobs will be hashed again");
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: a taken port, no privilege, an unusable store.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let started = SystemTime::now();
+    let listeners = bind(&config.proxy.listen).await?;
+    let admin = Admin::bind(config.admin.listen, &config.admin.socket).await?;
+    let readiness = Readiness::new();
+    let starting = readiness.part("intercept");
+    let identities = Arc::new(Identities::open(config.state_dir.join("identities"))?);
+    publish(&config, &identities)?;
+    let trust = ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots());
+    let core = Core::open(config.clone(), outside()).await?;
+    let guard = Arc::new(attach(&config, &listeners)?);
+    let watch = Arc::new(Watcher::new(core.metrics.clone(), core.trace.clone(), Some(guard.clone())));
+    let desk = Arc::new(Desk { config: config.clone(), started, core: view::Parts::of(&core), guard: guard.clone() });
+    let desk = admin.run(desk, readiness, core.trace.clone());
+    let stop = core.shutdown.clone();
+    let origin = guard.origin();
+    tracing::info!(
+        cgroup = %guard.cgroup().display(),
+        registries = config.registries.len() + config.plain_http.len(),
+        peers = config.swarm.is_some(),
+        "started"
+    );
+    let proving = prove(guard.clone(), core.metrics.clone(), starting);
+    let publishing = republish(&config, &identities);
+    let served = tokio::select! {
+        served = core.serve(listeners, origin, trust, watch) => served,
+        () = async { tokio::join!(desk, proving, publishing, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
+    };
+    core.close().await;
+    let drained = served.context("accepting connections failed")?;
+    tracing::info!(cut = drained.cut, "stopped");
+    Ok(())
+}
+
+async fn stop_on_signal(stop: Shutdown) {
+    match lifecycle::terminated().await {
+        Ok(signal) => tracing::info!(signal, "stopping"),
+        Err(error) => tracing::error!(%error, "cannot wait for signals, stopping"),
+    }
+    // No error: without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.begin();
+}
+
+async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            // A host without IPv6 has no ::1; IPv6 connections then go directly.
+            Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                tracing::info!(%address, "this host has no IPv6 loopback, IPv6 connections are left alone");
+            }
+            Err(error) => {
+                let message = format!("cannot listen on {address} (proxy.listen); use port 0 to take a free one");
+                return Err(error).context(message);
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn attach(config: &Config, listeners: &[TcpListener]) -> anyhow::Result<Intercept> {
+    let port = |family: fn(&IpAddr) -> bool| -> Option<u16> {
+        let mut addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        addresses.find(|address| family(&address.ip())).map(|address| address.port())
+    };
+    let v4 = port(IpAddr::is_ipv4).context("no IPv4 listener (proxy.listen)")?;
+    let names = config.registries.iter().chain(&config.plain_http);
+    let mut targets = Targets::for_ports(names.map(|name| name.port));
+    if let Some(runtimes) = &config.intercept.runtimes {
+        targets.runtimes.clone_from(runtimes);
+    }
+    let wanted = intercept::Config {
+        cgroup: config.intercept.cgroup.clone(),
+        targets,
+        bypass: config.intercept.bypass.clone(),
+        ..intercept::Config::default()
+    };
+    Ok(Intercept::attach(&wanted, Listeners { v4, v6: port(IpAddr::is_ipv6) })?)
+}
+
+/// Proves again and again that connections are intercepted; the first success makes the daemon ready.
+async fn prove(guard: Arc<Intercept>, metrics: Arc<Metrics>, starting: lifecycle::Unready) {
+    let mut starting = Some(starting);
+    let mut every = tokio::time::interval(PROVE);
+    loop {
+        every.tick().await;
+        let tried = guard.clone();
+        let proven = tokio::task::spawn_blocking(move || tried.prove(PROOF)).await;
+        match proven {
+            Ok(Ok(())) => {
+                metrics.intercept_effective.set(1);
+                if starting.take().is_some() {
+                    // No error: without a service manager there is nobody to tell.
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                }
+            }
+            Ok(Err(error)) => {
+                metrics.intercept_effective.set(0);
+                tracing::warn!(%error, "connections are not intercepted now; pulls go directly");
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn publish(config: &Config, identities: &Identities) -> anyhow::Result<()> {
+    let registries: Vec<RegistryName> = config.registries.clone();
+    let wanted = Publish { trust_dir: config.trust.directory.clone(), certs_d: config.trust.certs_d.clone() };
+    let mut manifest = Manifest::open(manifest_path(config))?;
+    let report = waylay_certs::publish(identities, &registries, &wanted, &mut manifest)?;
+    for file in &report.written {
+        tracing::info!(file = %file.display(), "published a certificate");
+    }
+    for skipped in &report.skipped {
+        tracing::warn!(directory = %skipped.dir.display(), why = %skipped.why, "published no certificate");
+    }
+    Ok(())
+}
+
+/// Successors are made and published in time for the last of the old ones.
+async fn republish(config: &Config, identities: &Identities) {
+    let mut every = tokio::time::interval(PUBLISH);
+    every.tick().await;
+    loop {
+        every.tick().await;
+        if let Err(error) = publish(config, identities) {
+            tracing::error!(%error, "cannot publish certificates; those in use go on until they expire");
+        }
+    }
+}
+
+fn manifest_path(config: &Config) -> PathBuf {
+    config.state_dir.join("manifest.json")
+}
+
+fn system_roots() -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificates");
+    }
+    found.certs
+}
+
+/// Looks up a redirect's host, and refuses addresses that no redirect may lead to.
+fn outside() -> Resolver {
+    Arc::new(|host, port| {
+        let host = host.to_owned();
+        Box::pin(async move { dial::resolve(&host, port, dial::forbidden, LOOKUP).await.ok()?.into_iter().next() })
+    })
+}
+
+/// Who states the pieces that this node takes from a registry: its identity among the members or, without members,
+/// one that lasts as long as the process.
+fn seal(swarm: Option<&Swarm>) -> Seal {
+    match swarm.cloned() {
+        Some(swarm) => Arc::new(move |blob, size, index, blake3| swarm.seal(blob, size, index, blake3)),
+        None => {
+            let key = SecretKey::from_bytes(&rand::random());
+            Arc::new(move |blob, size, index, blake3| Statement::sign(&key, blob, size, index, blake3))
+        }
+    }
+}

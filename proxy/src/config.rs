@@ -1,1 +1,139 @@
-//! (to be written)
+//! The resolved configuration: complete, typed and valid. What an operator writes is `config::file`'s.
+
+pub mod file;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use waylay_certs::RegistryName;
+
+pub use file::ConfigError;
+
+/// Everything the daemon needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where identities, trust files and (unless said otherwise) the store live.
+    pub state_dir: PathBuf,
+    /// Registries that speak TLS; terminated where the calling process is known to trust us.
+    pub registries: Vec<RegistryName>,
+    /// Registries that speak plain HTTP.
+    pub plain_http: Vec<RegistryName>,
+    /// Which connections the kernel hands to us.
+    pub intercept: Intercept,
+    /// Where we accept what the kernel redirects.
+    pub proxy: Proxy,
+    /// The loopback listener for probes and metrics, and the control socket.
+    pub admin: Admin,
+    /// The blob store.
+    pub store: Store,
+    /// How pulls behave.
+    pub pull: Pull,
+    /// The peer network; `None` keeps this node to itself.
+    pub swarm: Option<Swarm>,
+    /// Where certificates are published.
+    pub trust: Trust,
+    /// Logging.
+    pub log: Log,
+}
+
+/// Which connections the kernel hands to us.
+#[derive(Debug, Clone)]
+pub struct Intercept {
+    /// The cgroup to attach to; `None` finds the root of the cgroup2 mount.
+    pub cgroup: Option<PathBuf>,
+    /// `comm` names of programs whose connections are looked at; `None` takes the built-in list.
+    pub runtimes: Option<Vec<String>>,
+    /// Destinations that are never redirected.
+    pub bypass: Vec<SocketAddr>,
+}
+
+/// Where we accept what the kernel redirects.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Loopback addresses; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Connections served at once; beyond it new ones go directly to their registry.
+    pub max_connections: usize,
+}
+
+/// The loopback listener for probes and metrics, and the control socket.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// `/livez`, `/readyz` and `/metrics`.
+    pub listen: SocketAddr,
+    /// The socket that the command line talks to, mode 0600.
+    pub socket: PathBuf,
+}
+
+/// The blob store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Bytes of blobs kept at most.
+    pub quota: u64,
+    /// Free bytes on the file system below which nothing new is stored.
+    pub low_disk: u64,
+}
+
+/// How pulls behave.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// While a registry is away, how long ago it must have granted a credential for that still to count.
+    pub offline_grace: Duration,
+}
+
+/// The peer network.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    /// The address that we listen on and that other members reach us at.
+    pub listen: SocketAddr,
+    /// The file with the join token.
+    pub token_file: PathBuf,
+    /// Other members, besides those in the token.
+    pub members: Vec<SocketAddr>,
+}
+
+/// Where certificates are published.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// The directory for `SSL_CERT_DIR`.
+    pub directory: PathBuf,
+    /// `certs.d` directories of runtimes on this node.
+    pub certs_d: Vec<PathBuf>,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A tracing filter, for example `info,waylay::swarm=debug`.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML, has an unknown key, or a value that cannot work; the error names the
+    /// key, the value and the reason.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        file::resolve(&text).map_err(|error| error.in_file(path))
+    }
+}

@@ -1,1 +1,305 @@
-//! (to be written)
+//! Where bytes come from: this node's store, other members, the registry, joined by one flight per digest.
+//!
+//! Who may have them was decided above. Bytes are verified before a response is completed: blobs up to
+//! [`VERIFIED_FIRST`] before their first byte, larger ones before their last piece.
+
+mod flight;
+mod local;
+mod reader;
+mod registry;
+mod tally;
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use self::flight::{Flight, Plan};
+use crate::{
+    fault::{Fault, Side, What},
+    metrics::Metrics,
+    oci::Digest,
+    store::{
+        Blob, Partial, Provenance, Store, StoreError,
+        piece::{Layout, Statement},
+    },
+    swarm::{Located, Swarm},
+    upstream::{Body, Head, Origin, Upstream},
+};
+
+pub use tally::Tally;
+
+/// Blobs up to this size are verified before their first byte leaves.
+pub const VERIFIED_FIRST: u64 = 32 << 20;
+/// How long a digest is taken from the registry alone after members gave wrong bytes for it.
+const DISTRUST: Duration = Duration::from_secs(600);
+
+/// Who states the BLAKE3 of pieces that this node takes from a registry.
+pub type Seal = Arc<dyn Fn(Digest, u64, u32, [u8; 32]) -> Statement + Send + Sync>;
+
+/// How the registry can be asked for a blob: where, and with whose headers.
+#[derive(Clone)]
+pub struct Supply {
+    /// The registry.
+    pub origin: Arc<Origin>,
+    /// The client's request, which carries the client's credential.
+    pub head: Head,
+    /// The registry and repository that this is.
+    pub provenance: Provenance,
+}
+
+/// A digest that can be had without the registry.
+pub struct Found {
+    place: Place,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// Registries and repositories that are known to have served it themselves.
+    pub provenance: Vec<Provenance>,
+    /// A manifest's media type, where it is remembered.
+    pub media_type: Option<String>,
+}
+
+enum Place {
+    Stored(Arc<Blob>),
+    Flying(Arc<Flight>),
+    Members(Located),
+}
+
+/// Bytes on their way to a client.
+pub struct Opened {
+    /// Of exactly the length that was asked for, or cut short.
+    pub body: Body,
+}
+
+/// All content of this node. Clones share it.
+#[derive(Clone)]
+pub struct Content(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    swarm: Option<Swarm>,
+    upstream: Upstream,
+    seal: Seal,
+    metrics: Arc<Metrics>,
+    // std: held for a look-up, never across an await.
+    flights: Mutex<HashMap<Digest, Weak<Flight>>>,
+    distrusted: moka::sync::Cache<Digest, ()>,
+}
+
+impl Content {
+    /// Serves from these sources.
+    pub fn new(store: Store, swarm: Option<Swarm>, upstream: Upstream, seal: Seal, metrics: Arc<Metrics>) -> Self {
+        let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
+        Self(Arc::new(Inner { store, swarm, upstream, seal, metrics, flights: Mutex::default(), distrusted }))
+    }
+
+    /// Whether `digest` can be had without the registry: held, on its way, or held by members.
+    pub async fn find(&self, digest: Digest) -> Option<Found> {
+        let store = self.0.store.clone();
+        let stored = blocking(move || Some((store.get(&digest)?, store.info(&digest)))).await.flatten();
+        if let Some((blob, info)) = stored {
+            let (provenance, media_type) = info.map(|info| (info.provenance, info.media_type)).unwrap_or_default();
+            return Some(Found { size: blob.size(), place: Place::Stored(blob), provenance, media_type });
+        }
+        if let Some(flight) = self.flying(&digest) {
+            let (size, provenance) = (flight.size(), flight.provenance());
+            return Some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
+        }
+        if self.0.distrusted.contains_key(&digest) {
+            return None;
+        }
+        let located = self.0.swarm.as_ref()?.locate(&digest).await?;
+        let (size, provenance) = (located.size, located.provenance.clone());
+        Some(Found { place: Place::Members(located), size, provenance, media_type: None })
+    }
+
+    /// The bytes `part` of a blob that was found.
+    ///
+    /// # Errors
+    /// When the store cannot take it; nothing was sent then.
+    pub async fn open(
+        &self,
+        digest: Digest,
+        found: Found,
+        supply: Supply,
+        part: Range<u64>,
+        tally: Arc<Tally>,
+    ) -> Result<Opened, Fault> {
+        let (flight, located) = match found.place {
+            Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
+            Place::Flying(flight) => (Some(flight), None),
+            Place::Members(located) => (None, Some(located)),
+        };
+        let flight = match flight {
+            Some(flight) => flight,
+            None => {
+                let mut provenance = found.provenance;
+                provenance.push(supply.provenance.clone());
+                self.take_off(digest, found.size, provenance, Plan { located, first: None }).await?
+            }
+        };
+        flight.supply(supply);
+        Ok(Opened { body: reader::body(flight, part, tally) })
+    }
+
+    /// The bytes `part` of a blob that only the registry has, whose answer `first` to a request for
+    /// [`Content::span`] has begun.
+    ///
+    /// # Errors
+    /// When the store cannot take it; `first` comes back then, so that it can be relayed.
+    pub async fn begin(
+        &self,
+        digest: Digest,
+        size: u64,
+        supply: Supply,
+        first: Response<Incoming>,
+        part: Range<u64>,
+        tally: Arc<Tally>,
+    ) -> Result<Opened, Box<(Fault, Response<Incoming>)>> {
+        let flight = match self.flying(&digest) {
+            Some(flight) => flight,
+            None => {
+                let partial = match self.partial(digest, size, vec![supply.provenance.clone()]).await {
+                    Ok(partial) => partial,
+                    Err(fault) => return Err(Box::new((fault, first))),
+                };
+                self.launch(digest, partial, Plan { located: None, first: Some(first) }, vec![supply.provenance.clone()])
+            }
+        };
+        flight.supply(supply);
+        Ok(Opened { body: reader::body(flight, part, tally) })
+    }
+
+    /// Which bytes to ask a registry for, so that `part` of a blob can be answered; `None` asks for the whole.
+    pub async fn span(&self, digest: Digest, size: u64, part: Range<u64>) -> Option<Range<u64>> {
+        let layout = Layout::new(size).ok()?;
+        let store = self.0.store.clone();
+        let partial = blocking(move || store.partial(&digest)).await.flatten();
+        let partial = partial.filter(|partial| partial.layout() == layout);
+        let wanted = if part.end == size { 0..layout.count() } else { layout.pieces(part) };
+        let missing = match &partial {
+            Some(partial) => partial.missing(wanted),
+            None => wanted.collect(),
+        };
+        let run = flight::first_run(&missing)?;
+        let bytes = layout.range(run.start).start..layout.range(run.end - 1).end;
+        (bytes != (0..size)).then_some(bytes)
+    }
+
+    /// A small blob as a whole, verified.
+    ///
+    /// # Errors
+    /// When no source could give it.
+    pub async fn bytes(&self, digest: Digest, found: Found, supply: Supply, tally: Arc<Tally>) -> Result<Bytes, Fault> {
+        let size = found.size;
+        let opened = self.open(digest, found, supply, 0..size, tally).await?;
+        let collected = opened.body.collect().await;
+        collected.map(|body| body.to_bytes()).map_err(|error| Fault::with(Side::Ours, What::Cut, error))
+    }
+
+    /// Stores a manifest that upstream has just given under `provenance`.
+    ///
+    /// # Errors
+    /// When the store cannot take it.
+    pub async fn keep(
+        &self,
+        digest: Digest,
+        body: Bytes,
+        media_type: &str,
+        provenance: Provenance,
+    ) -> Result<(), Fault> {
+        let (store, seal, media_type) = (self.0.store.clone(), self.0.seal.clone(), media_type.to_owned());
+        let size = body.len() as u64;
+        blocking(move || match store.begin(&digest, size) {
+            Ok(partial) => {
+                store.set_media_type(&digest, &media_type)?;
+                store.add_provenance(&digest, provenance)?;
+                for index in partial.missing(0..partial.layout().count()) {
+                    let mut writer = partial.writer(index)?;
+                    let range = partial.layout().range(index);
+                    writer.write(body.get(range.start as usize..range.end as usize).unwrap_or_default())?;
+                    let statement = seal(digest, size, index, writer.blake3());
+                    writer.finish(&statement)?;
+                }
+                Ok(())
+            }
+            Err(StoreError::AlreadyHeld(_)) => {
+                store.set_media_type(&digest, &media_type)?;
+                store.add_provenance(&digest, provenance)
+            }
+            Err(error) => Err(error),
+        })
+        .await
+        .unwrap_or(Ok(()))
+        .map_err(fault)
+    }
+
+    /// Upstream has just shown that it has `digest` under `provenance`.
+    pub fn came_from(&self, digest: Digest, provenance: Provenance) {
+        if let Err(error) = self.0.store.add_provenance(&digest, provenance) {
+            tracing::debug!(%digest, %error, "cannot note where a blob came from");
+        }
+    }
+
+    fn flying(&self, digest: &Digest) -> Option<Arc<Flight>> {
+        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade().filter(|flight| flight.is_live())
+    }
+
+    async fn take_off(
+        &self,
+        digest: Digest,
+        size: u64,
+        provenance: Vec<Provenance>,
+        plan: Plan,
+    ) -> Result<Arc<Flight>, Fault> {
+        let partial = self.partial(digest, size, provenance.clone()).await?;
+        Ok(self.launch(digest, partial, plan, provenance))
+    }
+
+    async fn partial(&self, digest: Digest, size: u64, provenance: Vec<Provenance>) -> Result<Arc<Partial>, Fault> {
+        let store = self.0.store.clone();
+        let begun = blocking(move || {
+            let partial = store.begin(&digest, size)?;
+            for one in provenance {
+                store.add_provenance(&digest, one)?;
+            }
+            Ok(partial)
+        });
+        begun.await.unwrap_or(Err(StoreError::Discarded(digest))).map_err(fault)
+    }
+
+    fn launch(&self, digest: Digest, partial: Arc<Partial>, plan: Plan, provenance: Vec<Provenance>) -> Arc<Flight> {
+        let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two clients may have come here together.
+        if let Some(flight) = flights.get(&digest).and_then(Weak::upgrade).filter(|flight| flight.is_live()) {
+            return flight;
+        }
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        let flight = Arc::new(Flight::launch(self.0.clone(), partial, plan, provenance));
+        flights.insert(digest, Arc::downgrade(&flight));
+        flight
+    }
+}
+
+/// A store's error as a fault.
+fn fault(error: StoreError) -> Fault {
+    let what = match &error {
+        error if error.is_full() => What::Full,
+        StoreError::SizeConflict { .. } | StoreError::Length { .. } => What::Length,
+        StoreError::Mismatch { .. } | StoreError::WrongPiece { .. } => What::Corrupt,
+        _ => What::Disk,
+    };
+    Fault::with(Side::Ours, what, error)
+}
+
+/// Runs what waits for the disk where waiting is allowed. `None` only while the runtime shuts down.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}

@@ -1,2 +1,5 @@
-//! skeleton
-fn main() {}
+//! The `waylay` binary: hands its arguments to the library.
+
+fn main() -> std::process::ExitCode {
+    waylay::cli::main()
+}

@@ -1,1 +1,135 @@
-//! (to be written)
+//! Log lines and the live trace: how they are set up and what an event holds. Counting is `metrics`'.
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tracing_subscriber::EnvFilter;
+
+/// Events kept for a follower that reads slowly; beyond it the follower is told how many it missed.
+const BACKLOG: usize = 1024;
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter does not parse.
+    #[error("log filter {filter:?} is not valid: {source}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What the parser said.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// A subscriber was there before.
+    #[error("logging was already set up: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends log lines to standard error, as JSON objects if `json`, filtered by `filter`.
+///
+/// # Errors
+/// When the filter does not parse, or logging was set up before.
+pub fn init(filter: &str, json: bool) -> Result<(), TelemetryError> {
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let env = EnvFilter::try_new(filter)
+        .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(env).with_writer(std::io::stderr);
+    if json {
+        lines.json().flatten_event(true).finish().try_init()?;
+    } else {
+        lines.finish().try_init()?;
+    }
+    Ok(())
+}
+
+/// Something that `waylay trace` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A redirected connection was decided upon and has ended.
+    Connection(ConnectionEvent),
+    /// A request inside a terminated connection was answered.
+    Request(RequestEvent),
+}
+
+/// A redirected connection and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionEvent {
+    /// When it was accepted, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The calling program.
+    pub program: String,
+    /// Where it wanted to go.
+    pub destination: String,
+    /// The name in its ClientHello, if there was one.
+    pub name: Option<String>,
+    /// `terminate`, `splice` or `close`.
+    pub decision: String,
+    /// Why, in a stable word.
+    pub reason: String,
+    /// How long it lasted, in milliseconds.
+    pub ms: u64,
+}
+
+/// A request and where its bytes came from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestEvent {
+    /// When it arrived, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The calling program.
+    pub program: String,
+    /// The registry's name.
+    pub registry: String,
+    /// The HTTP method.
+    pub method: String,
+    /// What kind of request: `blob`, `manifest`, `tag`, or the reason that it passed through.
+    pub route: String,
+    /// The repository, where the route has one.
+    pub repository: Option<String>,
+    /// The digest or tag asked for.
+    pub reference: Option<String>,
+    /// The answer's status; 0 when the client left before one.
+    pub status: u16,
+    /// Body bytes sent to the client.
+    pub sent: u64,
+    /// Of these, from this node's store.
+    pub store_bytes: u64,
+    /// Of these, from other members.
+    pub peer_bytes: u64,
+    /// Of these, from the registry.
+    pub registry_bytes: u64,
+    /// Until the answer's head, in milliseconds.
+    pub first_ms: u64,
+    /// Until its end, in milliseconds.
+    pub ms: u64,
+    /// What went wrong, as `side:what`, whether or not the client noticed.
+    pub faults: Vec<String>,
+}
+
+/// Where events go for whoever follows; costs next to nothing while nobody does.
+#[derive(Debug, Clone)]
+pub struct Trace(broadcast::Sender<Arc<Event>>);
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self(broadcast::channel(BACKLOG).0)
+    }
+}
+
+impl Trace {
+    /// Shows an event to all followers.
+    pub fn tell(&self, event: Event) {
+        // An error only means that nobody follows.
+        let _ = self.0.send(Arc::new(event));
+    }
+
+    /// Events from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.0.subscribe()
+    }
+}
+
+/// `time` in milliseconds since 1970; 0 before that.
+pub fn millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,2 +1,54 @@
-//! skeleton
-fn main() {}
+//! `cargo xtask`: everything a contributor runs. One file per command; each prints the full command line that failed.
+
+mod bench;
+mod ci;
+mod demo;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What contributors to waylay run", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need and is missing; says what and why
+    Setup(setup::Args),
+    /// Pull one image on several nodes with a real runtime, and show where the bytes came from
+    Demo(demo::Args),
+    /// Run the tests: all tiers, or one
+    Test(test::Args),
+    /// Measure against a comparator in the same run
+    Bench(bench::Args),
+    /// Run what CI runs
+    Ci(ci::Args),
+    /// Check what compilers do not: module order, module docs, file length, committed keys, who opens TCP
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(args) => setup::run_command(&args),
+        Command::Demo(args) => demo::run_command(&args),
+        Command::Test(args) => test::run_command(&args),
+        Command::Bench(args) => bench::run_command(&args),
+        Command::Ci(args) => ci::run_command(&args),
+        Command::Tidy => tidy::run_command(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The state of a daemon as `waylay status` shows it.
+
+use serde::{Deserialize, Serialize};
+
+/// A daemon's state at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// waylay's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// When it started, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Whether connections are intercepted.
+    pub intercept: Intercept,
+    /// Registries that are terminated where the caller trusts us.
+    pub registries: Vec<String>,
+    /// The store.
+    pub store: Store,
+    /// The peer network; `None` when this node keeps to itself.
+    pub peers: Option<Peers>,
+    /// Body bytes sent to runtimes since the start.
+    pub bytes: Bytes,
+    /// What an operator should look at, each with what to do.
+    pub warnings: Vec<String>,
+}
+
+/// Whether connections are intercepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intercept {
+    /// A self-test of the last minute came through the kernel hooks.
+    pub effective: bool,
+    /// Where the hooks are attached.
+    pub cgroup: String,
+}
+
+/// The store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Complete blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The most bytes kept.
+    pub quota: u64,
+}
+
+/// The peer network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// This node's address.
+    pub address: String,
+    /// Other members that are known.
+    pub members: Vec<String>,
+    /// How many of them a connection stands to now.
+    pub connected: u64,
+}
+
+/// Bytes by where they came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// This node's store.
+    pub store: u64,
+    /// Other members.
+    pub peer: u64,
+    /// The registry.
+    pub registry: u64,
+}

@@ -1,0 +1,109 @@
+//! What the admin listeners tell, gathered from the parts.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::Core;
+use crate::{
+    admin::{
+        View,
+        status::{self, Status},
+    },
+    config::Config,
+    intercept::Intercept,
+    metrics::{Metrics, ReasonLabel, Source},
+    store::Store,
+    swarm::Swarm,
+    telemetry::millis,
+};
+
+/// The parts that are looked at.
+pub(super) struct Parts {
+    metrics: Arc<Metrics>,
+    store: Store,
+    swarm: Option<Swarm>,
+}
+
+impl Parts {
+    pub(super) fn of(core: &Core) -> Self {
+        Self { metrics: core.metrics.clone(), store: core.store.clone(), swarm: core.swarm.clone() }
+    }
+}
+
+/// Answers the admin listeners.
+pub(super) struct Desk {
+    pub(super) config: Config,
+    pub(super) started: SystemTime,
+    pub(super) core: Parts,
+    pub(super) guard: Arc<Intercept>,
+}
+
+impl Desk {
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.guard.is_effective() {
+            warnings.push(
+                "connections are not intercepted: the self-test did not come through the kernel hooks; \
+                 look at the log of `waylay run`"
+                    .to_owned(),
+            );
+        }
+        if self.config.registries.is_empty() && self.config.plain_http.is_empty() {
+            warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
+        }
+        if self.core.swarm.as_ref().is_some_and(|swarm| swarm.status().members.is_empty()) {
+            warnings.push("no other member is known: check swarm.members and the token's addresses".to_owned());
+        }
+        warnings
+    }
+}
+
+impl View for Desk {
+    fn metrics(&self) -> String {
+        let metrics = &self.core.metrics;
+        if let Ok(counters) = self.guard.counters() {
+            for (exit, count) in counters {
+                // Exact up to 2^53, which no node reaches.
+                #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 do not occur")]
+                metrics.kernel.get_or_create(&ReasonLabel { reason: exit.name() }).set(count as f64);
+            }
+        }
+        metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
+        if let Some(swarm) = &self.core.swarm {
+            metrics.peers.set(i64::try_from(swarm.status().members.len()).unwrap_or(i64::MAX));
+        }
+        metrics.render()
+    }
+
+    fn status(&self) -> Status {
+        let bytes = |source: Source| self.core.metrics.bytes.get_or_create(&source.label()).get();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since_ms: millis(self.started),
+            intercept: status::Intercept {
+                effective: self.guard.is_effective(),
+                cgroup: self.guard.cgroup().display().to_string(),
+            },
+            registries: self.config.registries.iter().chain(&self.config.plain_http).map(ToString::to_string).collect(),
+            store: status::Store {
+                blobs: self.core.store.held().len() as u64,
+                bytes: self.core.store.bytes(),
+                quota: self.config.store.quota,
+            },
+            peers: self.core.swarm.as_ref().map(|swarm| {
+                let state = swarm.status();
+                status::Peers {
+                    address: state.address.to_string(),
+                    members: state.members.iter().map(ToString::to_string).collect(),
+                    connected: state.connected as u64,
+                }
+            }),
+            bytes: status::Bytes {
+                store: bytes(Source::Store),
+                peer: bytes(Source::Peer),
+                registry: bytes(Source::Registry),
+            },
+            warnings: self.warnings(),
+        }
+    }
+}

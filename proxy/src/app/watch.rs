@@ -1,0 +1,66 @@
+//! What the accept loop tells: connections to counters and trace, its life to the kernel and the service manager.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::{
+    accept::{ConnectionOutcome, Watch},
+    intercept::Intercept,
+    metrics::{ConnectionLabel, Metrics},
+    telemetry::{ConnectionEvent, Event, Trace, millis},
+    tls::Reason,
+};
+
+/// Counts, shows and keeps the hooks awake.
+pub(super) struct Watcher {
+    metrics: Arc<Metrics>,
+    trace: Trace,
+    guard: Option<Arc<Intercept>>,
+}
+
+impl Watcher {
+    pub(super) fn new(metrics: Arc<Metrics>, trace: Trace, guard: Option<Arc<Intercept>>) -> Self {
+        Self { metrics, trace, guard }
+    }
+}
+
+impl Watch for Watcher {
+    fn connection(&self, outcome: &ConnectionOutcome) {
+        // Our own self-test comes in this way too.
+        if outcome.reason == Reason::NotCaught {
+            return;
+        }
+        let (decision, reason) = (outcome.reason.decision().name(), outcome.reason.name());
+        self.metrics.connections.get_or_create(&ConnectionLabel { decision, reason }).inc();
+        let age = outcome.age();
+        tracing::debug!(program = outcome.program, name = outcome.host, decision, reason, error = outcome.error, "connection");
+        self.trace.tell(Event::Connection(ConnectionEvent {
+            at_ms: millis(SystemTime::now() - age),
+            program: outcome.program.clone(),
+            destination: outcome.dst.map(|dst| dst.to_string()).unwrap_or_default(),
+            name: outcome.host.clone(),
+            decision: decision.to_owned(),
+            reason: reason.to_owned(),
+            ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        }));
+    }
+
+    fn heartbeat(&self) {
+        if let Some(guard) = &self.guard
+            && let Err(error) = guard.heartbeat()
+        {
+            tracing::error!(%error, "cannot tell the kernel that we live; connections will go directly");
+        }
+        // No error: without a service manager there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+
+    fn step_aside(&self, aside: bool) {
+        tracing::info!(aside, "new connections go directly while at a limit or stopping");
+        if let Some(guard) = &self.guard
+            && let Err(error) = guard.set_enabled(!aside)
+        {
+            tracing::error!(%error, "cannot tell the kernel to send connections directly");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `waylay run`: the daemon.
+
+use std::path::Path;
+
+use crate::{app, config::LogFormat, telemetry};
+
+/// Runs until told to stop.
+pub(super) fn run(path: &Path) -> anyhow::Result<()> {
+    let config = super::load(path)?;
+    telemetry::init(&config.log.filter, config.log.format == LogFormat::Json)?;
+    tracing::debug!(?config, "configuration");
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(app::run(config))
+}

@@ -1,0 +1,56 @@
+//! `waylay status`: the daemon's own word on how it is.
+
+use std::{path::Path, time::SystemTime};
+
+use comfy_table::{Table, presets::NOTHING};
+
+use super::size;
+use crate::{
+    admin::{client, status::Status},
+    telemetry::millis,
+};
+
+/// Asks the daemon behind `socket` and prints what it says.
+pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
+    let body = super::ask(client::fetch(socket, "/status"))?;
+    if json {
+        println!("{}", String::from_utf8_lossy(&body));
+    } else {
+        print(&serde_json::from_slice(&body)?);
+    }
+    Ok(())
+}
+
+fn print(status: &Status) {
+    let since = std::time::Duration::from_millis(millis(SystemTime::now()).saturating_sub(status.since_ms));
+    let since = std::time::Duration::from_secs(since.as_secs());
+    let effective = if status.intercept.effective { "yes, proven by self-test" } else { "NO" };
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name, &value]);
+    };
+    row("waylay", format!("{}, process {}, for {}", status.version, status.pid, humantime::format_duration(since)));
+    row("intercepting", format!("{effective}, at {}", status.intercept.cgroup));
+    row("registries", or_none(&status.registries));
+    let store = &status.store;
+    row("store", format!("{} blobs, {} of {}", store.blobs, size(store.bytes), size(store.quota)));
+    match &status.peers {
+        Some(peers) => {
+            row("peers", format!("{} connected of {}: {}", peers.connected, peers.members.len(), or_none(&peers.members)));
+            row("own address", peers.address.clone());
+        }
+        None => row("peers", "none: this node keeps to itself".to_owned()),
+    }
+    let bytes = &status.bytes;
+    let from = format!("{} store, {} peers, {} registry", size(bytes.store), size(bytes.peer), size(bytes.registry));
+    row("served from", from);
+    println!("{table}");
+    for warning in &status.warnings {
+        println!("warning: {warning}");
+    }
+}
+
+fn or_none(list: &[String]) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}

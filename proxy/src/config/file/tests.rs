@@ -1,0 +1,42 @@
+//! What a configuration may say, and what the error says when it may not.
+
+use super::*;
+
+#[test]
+fn an_empty_file_is_a_whole_configuration() {
+    let config = resolve("").unwrap();
+    assert_eq!(config.store.dir, Path::new("/var/lib/waylay/store"));
+    assert_eq!(config.trust.directory, Path::new("/var/lib/waylay/trust"));
+    assert!(config.swarm.is_none());
+    assert!(config.proxy.listen.iter().all(|address| address.ip().is_loopback()));
+}
+
+#[test]
+fn the_shipped_file_is_valid() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml")).unwrap();
+    resolve(&text).unwrap();
+}
+
+#[test]
+fn errors_name_the_key_the_value_and_the_reason() {
+    for (text, wanted) in [
+        ("quota = \"1GiB\"", "quota"),
+        ("[store]\nqouta = \"1GiB\"", "qouta"),
+        ("[store]\nquota = \"1MiB\"", "store.quota = \"1.0 MiB\": must be at least 64MiB"),
+        ("[store]\nquota = \"much\"", "quota"),
+        ("registries = [\"a b\"]", "registries = \"a b\""),
+        ("state_dir = \"here\"", "state_dir = \"here\": must be an absolute path"),
+        ("[proxy]\nlisten = [\"0.0.0.0:0\"]", "proxy.listen = \"0.0.0.0:0\": must be a loopback address"),
+        ("[proxy]\nlisten = [\"[::1]:0\"]", "needs an IPv4 loopback address"),
+        ("[proxy]\nmax_connections = 0", "must be at least 1"),
+        ("[admin]\nlisten = \"192.0.2.1:1\"", "must be a loopback address"),
+        ("[swarm]\nlisten = \"0.0.0.0:1\"\ntoken_file = \"/t\"", "swarm.listen"),
+        ("[swarm]\nlisten = \"192.0.2.1:0\"\ntoken_file = \"/t\"", "needs a fixed port"),
+        ("[intercept]\nruntimes = [\"a-program-of-16-b\"]", "intercept.runtimes"),
+        ("[log]\nfilter = \"a=b=c\"", "log.filter"),
+        ("registries = [\"a.test\"]\nplain_http = [\"a.test\"]", "plain_http = \"a.test\""),
+    ] {
+        let error = resolve(text).unwrap_err().in_file(Path::new("/etc/waylay/config.toml")).to_string();
+        assert!(error.contains(wanted) && error.contains("/etc/waylay/config.toml"), "{text}: {error}");
+    }
+}

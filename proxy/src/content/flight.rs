@@ -1,0 +1,320 @@
+//! One download per digest and node, whatever number of clients, ranges or parallel GETs ask. Readers follow the
+//! growing file; when the last one is gone the download stops, and what there is stays for the next.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Response;
+use hyper::body::Incoming;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault, registry};
+use crate::{
+    fault::{Fault, Side, What},
+    metrics::Source,
+    oci::Digest,
+    store::{Partial, Provenance, StoreError},
+    swarm::Located,
+};
+
+/// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
+const FRUITLESS: u32 = 3;
+/// The pause after the first of them; it doubles.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Where a flight starts from.
+pub(super) struct Plan {
+    /// Members that have the blob.
+    pub(super) located: Option<Located>,
+    /// A registry's answer that has begun.
+    pub(super) first: Option<Response<Incoming>>,
+}
+
+/// A download and all who follow it. Dropping the last reference stops it.
+pub(super) struct Flight {
+    shared: Arc<Shared>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// What readers see of a flight.
+#[derive(Clone)]
+pub(super) struct Sight {
+    /// The file that grows now.
+    pub(super) partial: Arc<Partial>,
+    /// Nothing more will come.
+    pub(super) failed: bool,
+}
+
+pub(super) struct Shared {
+    digest: Digest,
+    sight: watch::Sender<Sight>,
+    /// Pieces that were there before, or by whom they came.
+    sources: Vec<AtomicU8>,
+    provenance: Vec<Provenance>,
+    supplies: Mutex<Vec<Supply>>,
+    wants: Mutex<Wants>,
+    wanted: Notify,
+    tallies: Mutex<Vec<Weak<Tally>>>,
+    live: AtomicBool,
+}
+
+/// What readers want: all of it, or some pieces.
+#[derive(Default)]
+struct Wants {
+    whole: bool,
+    pieces: Vec<Range<u32>>,
+}
+
+const BEFORE: u8 = 0;
+const PEER: u8 = 1;
+const REGISTRY: u8 = 2;
+
+impl Flight {
+    pub(super) fn launch(
+        content: Arc<Inner>,
+        partial: Arc<Partial>,
+        plan: Plan,
+        provenance: Vec<Provenance>,
+    ) -> Self {
+        let held = partial.pieces();
+        let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
+        let shared = Arc::new(Shared {
+            digest: partial.digest(),
+            sources: (0..partial.layout().count()).map(source).collect(),
+            sight: watch::Sender::new(Sight { partial, failed: false }),
+            provenance,
+            supplies: Mutex::default(),
+            wants: Mutex::default(),
+            wanted: Notify::new(),
+            tallies: Mutex::default(),
+            live: AtomicBool::new(true),
+        });
+        let driver = tokio::spawn(drive(content, shared.clone(), plan));
+        Self { shared, _driver: AbortOnDropHandle::new(driver) }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.shared.sight.borrow().partial.layout().size()
+    }
+
+    pub(super) fn provenance(&self) -> Vec<Provenance> {
+        self.shared.provenance.clone()
+    }
+
+    /// Whether it can still be joined.
+    pub(super) fn is_live(&self) -> bool {
+        self.shared.live.load(Ordering::Acquire)
+    }
+
+    /// One more client whose request may be used to ask the registry.
+    pub(super) fn supply(&self, supply: Supply) {
+        lock(&self.shared.supplies).push(supply);
+    }
+
+    /// One more reader of `part`, to whom faults are told.
+    pub(super) fn want(&self, part: &Range<u64>, tally: &Arc<Tally>) {
+        lock(&self.shared.tallies).push(Arc::downgrade(tally));
+        let layout = self.shared.sight.borrow().partial.layout();
+        let pieces = layout.pieces(part.clone());
+        let mut wants = lock(&self.shared.wants);
+        // A part that reaches the end is a resumed or parallel pull of the whole. One that touches pieces which other
+        // members stated can only be verified with the whole.
+        if part.end == layout.size() || !pieces.clone().all(|index| self.shared.is_ours_or_missing(index)) {
+            wants.whole = true;
+        } else {
+            wants.pieces.push(pieces);
+        }
+        drop(wants);
+        self.shared.wanted.notify_one();
+    }
+
+    pub(super) fn sight(&self) -> watch::Receiver<Sight> {
+        self.shared.sight.subscribe()
+    }
+
+    /// Where a piece came from, for the reader that is about to send it.
+    pub(super) fn source(&self, index: u32) -> Source {
+        match self.shared.sources.get(index as usize).map(|source| source.load(Ordering::Relaxed)) {
+            Some(REGISTRY) => Source::Registry,
+            Some(PEER) => Source::Peer,
+            _ => Source::Store,
+        }
+    }
+
+    /// Whether a part may be sent piece by piece, because this node took each from the registry itself.
+    pub(super) fn wants_whole(&self) -> bool {
+        lock(&self.shared.wants).whole
+    }
+}
+
+impl Shared {
+    fn is_ours_or_missing(&self, index: u32) -> bool {
+        let partial = self.sight.borrow().partial.clone();
+        !partial.has(index) || self.sources.get(index as usize).is_some_and(|s| s.load(Ordering::Relaxed) == REGISTRY)
+    }
+
+    fn note(&self, content: &Inner, fault: &Fault) {
+        content.metrics.fault(fault.side.name(), fault.what.name());
+        tracing::debug!(digest = %self.digest, %fault, "a source failed");
+        for tally in lock(&self.tallies).iter().filter_map(Weak::upgrade) {
+            tally.note(fault.label());
+        }
+    }
+
+    fn fail(&self) {
+        self.live.store(false, Ordering::Release);
+        self.sight.send_modify(|sight| sight.failed = true);
+    }
+
+    /// The next run of pieces that somebody wants, nobody has and nobody is writing.
+    fn next_run(&self, partial: &Partial) -> Option<Range<u32>> {
+        let wants = lock(&self.wants);
+        if wants.whole {
+            return first_run(&partial.missing(0..partial.layout().count()));
+        }
+        wants.pieces.iter().find_map(|range| first_run(&partial.missing(range.clone())))
+    }
+}
+
+/// The first run of consecutive numbers.
+pub(super) fn first_run(pieces: &[u32]) -> Option<Range<u32>> {
+    let first = *pieces.first()?;
+    let length = pieces.iter().zip(first..).take_while(|(piece, expected)| **piece == *expected).count();
+    Some(first..first + length as u32)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fills the blob from members, then from the registry, until it is verified or nobody can give more.
+async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
+    let Plan { mut located, mut first } = plan;
+    loop {
+        let partial = shared.sight.borrow().partial.clone();
+        match fill(&content, &shared, &partial, located.take(), first.take()).await {
+            Ok(()) => {
+                // The store goes on under its own power; later clients find it there.
+                let stored = partial.stored().await;
+                shared.live.store(false, Ordering::Release);
+                if let Err(error) = stored {
+                    shared.note(&content, &store_fault(error));
+                }
+                return;
+            }
+            Err(StoreError::Mismatch { sealers, .. }) => {
+                blame(&content, &shared, &sealers);
+                // Nobody has seen a byte of a blob that is verified first: begin again, from the registry alone.
+                let again = partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);
+                content.distrusted.insert(shared.digest, ());
+                let fresh = if again { fresh(&content, &partial).await } else { None };
+                match fresh {
+                    Some(fresh) => {
+                        for source in &shared.sources {
+                            source.store(PEER, Ordering::Relaxed);
+                        }
+                        shared.sight.send_modify(|sight| sight.partial = fresh);
+                    }
+                    None => return shared.fail(),
+                }
+            }
+            Err(error) => {
+                shared.note(&content, &store_fault(error));
+                return shared.fail();
+            }
+        }
+    }
+}
+
+async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> {
+    let (store, digest, size) = (content.store.clone(), partial.digest(), partial.layout().size());
+    blocking(move || store.begin(&digest, size).ok()).await.flatten()
+}
+
+/// The whole is not what its digest says: whoever stated its pieces is no longer believed.
+fn blame(content: &Inner, shared: &Shared, sealers: &[iroh_base::EndpointId]) {
+    let mut peers = 0;
+    if let Some(swarm) = &content.swarm {
+        for sealer in sealers.iter().filter(|sealer| **sealer != swarm.id()) {
+            peers += 1;
+            let at = swarm.quarantine(*sealer);
+            let fault = at.map_or(Fault::new(Side::Peer, What::Corrupt), |at| Fault::of_peer(What::Corrupt, at));
+            shared.note(content, &fault);
+        }
+    }
+    if peers == 0 {
+        shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
+    }
+}
+
+/// Until all of it is here and verified. An error is the end of this attempt.
+async fn fill(
+    content: &Arc<Inner>,
+    shared: &Arc<Shared>,
+    partial: &Arc<Partial>,
+    located: Option<Located>,
+    first: Option<Response<Incoming>>,
+) -> Result<(), StoreError> {
+    let mut first = first;
+    let mut located = located;
+    let (mut fruitless, mut had) = (0, partial.bytes());
+    loop {
+        let wanted = shared.wanted.notified();
+        if lock(&shared.wants).whole
+            && let (Some(swarm), Some(located)) = (&content.swarm, located.take())
+        {
+            let fetched = swarm.fetch(partial, located, 0..partial.layout().count()).await;
+            let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();
+            content.metrics.fetched.get_or_create(&Source::Peer.label()).inc_by(bytes);
+            for fault in fetched.faults {
+                shared.note(content, &fault.into());
+            }
+        }
+        let Some(run) = shared.next_run(partial) else {
+            if lock(&shared.wants).whole {
+                return partial.verified().await.map(|_| ());
+            }
+            tokio::select! {
+                () = wanted => continue,
+                verified = partial.verified() => return verified.map(|_| ()),
+            }
+        };
+        let supply = lock(&shared.supplies).last().cloned();
+        let Some(supply) = supply else {
+            // The first client's request follows at once.
+            wanted.await;
+            continue;
+        };
+        let marked = shared.clone();
+        let mark = move |index: u32| {
+            if let Some(source) = marked.sources.get(index as usize) {
+                source.store(REGISTRY, Ordering::Relaxed);
+            }
+        };
+        let filled = registry::fill(content, &supply, partial, run, first.take(), Arc::new(mark)).await;
+        let Err(fault) = filled else { continue };
+        if let Some(error) = partial.failure() {
+            return Err(error);
+        }
+        shared.note(content, &fault);
+        let has = partial.bytes();
+        fruitless = if has > had { 0 } else { fruitless + 1 };
+        had = has;
+        if fault.what == What::Status {
+            // This client's request is no longer good; another's may be.
+            lock(&shared.supplies).retain(|other| !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers);
+        }
+        if fruitless >= FRUITLESS || lock(&shared.supplies).is_empty() || fault.side == Side::Ours {
+            shared.fail();
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(PAUSE * 2u32.pow(fruitless)).await;
+    }
+}

@@ -1,0 +1,177 @@
+//! From the registry into an unfinished blob: one bounded request, its body cut into pieces and stated as ours.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use super::{Inner, Seal, Supply, blocking, fault};
+use crate::{
+    fault::{Fault, Side, What},
+    metrics::Source,
+    oci::range::ContentRange,
+    store::{Partial, PieceWriter, StoreError},
+};
+
+/// A body that brings nothing for so long is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Told of a piece that came from the registry.
+pub(super) type Mark = Arc<dyn Fn(u32) + Send + Sync>;
+
+/// How much is gathered before a thread that may wait for the disk writes it.
+const BATCH: usize = 256 << 10;
+
+/// Fills the pieces `run` of `partial`, from `first` where a registry's answer has begun, else by a new request. `mark`
+/// is called for each piece that came, before anybody can see it.
+///
+/// # Errors
+/// When the registry does not give all of them; what came counts.
+pub(super) async fn fill(
+    content: &Arc<Inner>,
+    supply: &Supply,
+    partial: &Arc<Partial>,
+    run: Range<u32>,
+    first: Option<Response<Incoming>>,
+    mark: Mark,
+) -> Result<(), Fault> {
+    let layout = partial.layout();
+    if run.is_empty() {
+        return Ok(());
+    }
+    let bytes = layout.range(run.start).start..layout.range(run.end - 1).end;
+    let answer = match first {
+        Some(answer) => answer,
+        None => {
+            let span = (bytes != (0..layout.size())).then(|| bytes.clone());
+            content.upstream.blob(&supply.origin, &supply.head, span).await?
+        }
+    };
+    let at = start(&answer, layout.size())?;
+    let mut sink = Sink { partial: partial.clone(), run, at, writer: None, seal: content.seal.clone(), mark };
+    let fetched = content.metrics.fetched.get_or_create_owned(&Source::Registry.label());
+    let mut body = answer.into_body();
+    let (mut batch, mut gathered) = (Vec::new(), 0);
+    loop {
+        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+            Err(_) => return Err(Fault::new(Side::Registry, What::Stalled)),
+            Ok(Some(Err(error))) => Some(Err(Fault::with(Side::Registry, What::Cut, error))),
+            Ok(Some(Ok(frame))) => frame.into_data().ok().map(Ok),
+            Ok(None) => None,
+        };
+        let end = !matches!(frame, Some(Ok(_)));
+        if let Some(Ok(data)) = &frame {
+            fetched.inc_by(data.len() as u64);
+            gathered += data.len();
+            batch.push(data.clone());
+        }
+        if gathered >= BATCH || end || sink.would_finish(gathered as u64) {
+            let chunks = std::mem::take(&mut batch);
+            gathered = 0;
+            let (returned, written) = blocking(move || {
+                let written = sink.write(chunks);
+                (sink, written)
+            })
+            .await
+            .ok_or_else(|| Fault::new(Side::Ours, What::Disk))?;
+            sink = returned;
+            written.map_err(fault)?;
+        }
+        if sink.is_done() {
+            return Ok(());
+        }
+        match frame {
+            Some(Err(fault)) => return Err(fault),
+            None => return Err(Fault::new(Side::Registry, What::Cut)),
+            Some(Ok(_)) => {}
+        }
+    }
+}
+
+/// Where in the blob an answer's body begins.
+fn start(answer: &Response<Incoming>, size: u64) -> Result<u64, Fault> {
+    let headers = answer.headers();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Fault::with(Side::Registry, What::Protocol, "it encodes the body of a blob"));
+    }
+    match answer.status() {
+        StatusCode::OK => match text(header::CONTENT_LENGTH).map(str::parse::<u64>) {
+            Some(Ok(length)) if length != size => Err(Fault::new(Side::Registry, What::Length)),
+            _ => Ok(0),
+        },
+        StatusCode::PARTIAL_CONTENT => match text(header::CONTENT_RANGE).map(str::parse) {
+            Some(Ok(ContentRange::Part { size: Some(whole), .. })) if whole != size => {
+                Err(Fault::new(Side::Registry, What::Length))
+            }
+            Some(Ok(ContentRange::Part { first, .. })) => Ok(first),
+            _ => Err(Fault::with(Side::Registry, What::Protocol, "a 206 without a usable Content-Range")),
+        },
+        status => Err(Fault::with(Side::Registry, What::Status, status.to_string())),
+    }
+}
+
+/// Cuts a body into pieces.
+struct Sink {
+    partial: Arc<Partial>,
+    run: Range<u32>,
+    at: u64,
+    writer: Option<PieceWriter>,
+    seal: Seal,
+    mark: Mark,
+}
+
+impl Sink {
+    fn end(&self) -> u64 {
+        self.partial.layout().range(self.run.end - 1).end
+    }
+
+    fn is_done(&self) -> bool {
+        self.at >= self.end()
+    }
+
+    /// Whether `more` bytes complete the piece that is being written, so that readers need not wait for a full batch.
+    fn would_finish(&self, more: u64) -> bool {
+        let layout = self.partial.layout();
+        let end = (self.at + more).min(layout.size());
+        self.at < end && layout.index_of(self.at) != layout.index_of(end - 1) || end == layout.size()
+    }
+
+    fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), StoreError> {
+        for mut chunk in chunks {
+            while !chunk.is_empty() && !self.is_done() {
+                let taken = self.step(&chunk)?;
+                let _ = chunk.split_to(taken);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes or skips bytes up to the end of one piece; how many.
+    fn step(&mut self, chunk: &[u8]) -> Result<usize, StoreError> {
+        let layout = self.partial.layout();
+        let index = layout.index_of(self.at);
+        let range = layout.range(index);
+        if self.writer.is_none() && self.at == range.start && self.run.contains(&index) {
+            self.writer = match self.partial.writer(index) {
+                Ok(writer) => Some(writer),
+                Err(StoreError::Taken(_)) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        let length = usize::try_from(range.end - self.at).unwrap_or(usize::MAX).min(chunk.len());
+        if let Some(writer) = &mut self.writer {
+            writer.write(&chunk[..length])?;
+        }
+        self.at += length as u64;
+        if self.at == range.end
+            && let Some(writer) = self.writer.take()
+        {
+            let statement = (self.seal)(self.partial.digest(), layout.size(), index, writer.blake3());
+            (self.mark)(index);
+            writer.finish(&statement)?;
+        }
+        Ok(length)
+    }
+}

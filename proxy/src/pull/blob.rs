@@ -1,0 +1,196 @@
+//! Blobs: found near and allowed, or asked of the registry, whose answer to this very client is then the permission.
+
+use std::ops::Range;
+
+use http::{Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+
+use super::{Outcome, Pull, Question, Right, describe, relayed, value};
+use crate::{
+    content::{Found, Opened},
+    fault::{Fault, Side, What},
+    oci::{
+        Digest,
+        range::{Asked, ContentRange, Wanted},
+    },
+    upstream::Body,
+};
+
+const OCTETS: &str = "application/octet-stream";
+
+impl Pull {
+    pub(super) async fn blob(
+        &self,
+        question: Question,
+        digest: Digest,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let asked = Asked::from_headers(&question.head.headers, &digest);
+        if asked == Asked::Several {
+            return self.pass(&question, outcome).await;
+        }
+        if question.is_head() {
+            return self.blob_head(question, digest, outcome).await;
+        }
+        let Some(found) = self.content.find(digest).await else {
+            return self.blob_from_registry(question, digest, asked, outcome).await;
+        };
+        match self.right(&question, digest, &found).await {
+            Right::Granted => {}
+            Right::Refused => return self.pass(&question, outcome).await,
+            Right::Away(away) if self.right_while_away(&question, digest, &found) => outcome.fault(&away.fault()),
+            Right::Away(away) => return away.show(outcome),
+        }
+        self.blob_from_near(question, digest, found, asked, outcome).await
+    }
+
+    async fn blob_from_near(
+        &self,
+        question: Question,
+        digest: Digest,
+        found: Found,
+        asked: Asked,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let size = found.size;
+        let Some(part) = part(asked, size) else { return Ok(unsatisfiable(size)) };
+        let whole = part == (0..size);
+        match self.content.open(digest, found, question.supply(), part.clone(), outcome.tally()).await {
+            Ok(opened) => Ok(reply(digest, size, part, whole, opened)),
+            Err(fault) => {
+                // No room, or a broken store, is no reason for a failed pull.
+                outcome.fault(&fault);
+                self.pass(&question, outcome).await
+            }
+        }
+    }
+
+    async fn blob_from_registry(
+        &self,
+        question: Question,
+        digest: Digest,
+        asked: Asked,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let listed = self.access.standing(&question.scope, digest).1.map(|listed| listed.size);
+        let span = match listed {
+            Some(size) => match part(asked, size) {
+                Some(part) => self.content.span(digest, size, part).await,
+                None => return self.pass(&question, outcome).await,
+            },
+            None if asked == Asked::Whole => None,
+            // Nobody said how large it is, so nothing can be kept of a part of it.
+            None => return self.pass(&question, outcome).await,
+        };
+        let answer = self.upstream.blob(&question.client.origin, &question.head, span.clone()).await?;
+        if !answer.status().is_success() {
+            return Ok(relayed(answer, outcome));
+        }
+        self.access.show(&question.scope, question.expires, digest);
+        let Some(size) = whole_size(&answer, span.as_ref()) else { return Ok(relayed(answer, outcome)) };
+        if listed.is_some_and(|listed| listed != size) {
+            outcome.fault(&Fault::new(Side::Registry, What::Length));
+            return self.pass_or(&question, answer, asked, outcome).await;
+        }
+        let Some(part) = part(asked, size) else { return Ok(unsatisfiable(size)) };
+        let whole = part == (0..size);
+        match self.content.begin(digest, size, question.supply(), answer, part.clone(), outcome.tally()).await {
+            Ok(opened) => Ok(reply(digest, size, part, whole, opened)),
+            Err(refused) => {
+                let (fault, answer) = *refused;
+                outcome.fault(&fault);
+                self.pass_or(&question, answer, asked, outcome).await
+            }
+        }
+    }
+
+    /// Relays `answer` where it answers the client's own question, else asks that.
+    async fn pass_or(
+        &self,
+        question: &Question,
+        answer: Response<hyper::body::Incoming>,
+        asked: Asked,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let fits = asked == Asked::Whole && answer.status() == StatusCode::OK;
+        if fits { Ok(relayed(answer, outcome)) } else { self.pass(question, outcome).await }
+    }
+
+    /// HEAD always asks the registry; only when that is away do we answer.
+    async fn blob_head(
+        &self,
+        question: Question,
+        digest: Digest,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let away = match self.upstream.ask(&question.client.origin, &question.head).await {
+            Ok(answer) if answer.status().is_server_error() => super::Away::Answer(Box::new(answer)),
+            Ok(answer) => {
+                if answer.status().is_success() {
+                    self.access.show(&question.scope, question.expires, digest);
+                }
+                return Ok(relayed(answer, outcome));
+            }
+            Err(fault) => super::Away::Fault(fault),
+        };
+        match self.content.find(digest).await {
+            Some(found) if self.right_while_away(&question, digest, &found) => {
+                outcome.fault(&away.fault());
+                let mut response = Response::new(nothing());
+                describe(&mut response, digest, found.size, OCTETS);
+                Ok(response)
+            }
+            _ => away.show(outcome),
+        }
+    }
+}
+
+/// The bytes asked for, or `None` when there are none.
+fn part(asked: Asked, size: u64) -> Option<Range<u64>> {
+    match asked.of(size) {
+        Wanted::Whole => Some(0..size),
+        Wanted::Part { first, last } => Some(first..last + 1),
+        Wanted::Unsatisfiable | Wanted::Several => None,
+    }
+}
+
+/// The size of the whole blob by an answer to a request for `span`, if its bytes are the blob's own.
+fn whole_size<B>(answer: &Response<B>, span: Option<&Range<u64>>) -> Option<u64> {
+    let headers = answer.headers();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return None;
+    }
+    match (answer.status(), span) {
+        (StatusCode::OK, _) => text(header::CONTENT_LENGTH)?.parse().ok(),
+        (StatusCode::PARTIAL_CONTENT, Some(span)) => match text(header::CONTENT_RANGE)?.parse().ok()? {
+            ContentRange::Part { first, size: Some(size), .. } if first == span.start => Some(size),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn reply(digest: Digest, size: u64, part: Range<u64>, whole: bool, opened: Opened) -> Response<Body> {
+    let mut response = Response::new(opened.body);
+    describe(&mut response, digest, part.end - part.start, OCTETS);
+    response.headers_mut().insert(header::ACCEPT_RANGES, value("bytes"));
+    if !whole {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = ContentRange::Part { first: part.start, last: part.end - 1, size: Some(size) };
+        response.headers_mut().insert(header::CONTENT_RANGE, value(range));
+    }
+    response
+}
+
+fn unsatisfiable(size: u64) -> Response<Body> {
+    let mut response = Response::new(nothing());
+    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    response.headers_mut().insert(header::CONTENT_RANGE, value(ContentRange::Unsatisfied { size }));
+    response.headers_mut().insert(header::CONTENT_LENGTH, value(0));
+    response
+}
+
+pub(super) fn nothing() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,209 @@
+//! Manifests: by digest from near where allowed, by tag always from the registry, and what they teach about access.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+
+use super::{Away, Outcome, Pull, Question, Right, blob::nothing, describe, relayed, tags};
+use crate::{
+    content::{Found, Tally},
+    fault::{Fault, Side, What},
+    metrics::Source,
+    oci::{
+        Digest,
+        manifest::{MAX_BYTES, Manifest},
+    },
+    upstream::{Body, BoxError},
+};
+
+const DIGEST: &str = "docker-content-digest";
+/// RFC 9111, section 5.5.1: the answer may be out of date.
+const STALE: HeaderValue = HeaderValue::from_static("110 waylay \"Response is Stale\"");
+
+impl Pull {
+    pub(super) async fn manifest(
+        &self,
+        question: Question,
+        digest: Digest,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        if !question.is_head()
+            && let Some(found) = self.content.find(digest).await
+            && found.size <= MAX_BYTES as u64
+        {
+            match self.right(&question, digest, &found).await {
+                Right::Granted => {
+                    if let Some(response) = self.manifest_from_near(&question, digest, found, outcome).await {
+                        return Ok(response);
+                    }
+                }
+                Right::Refused => {}
+                Right::Away(away) => return self.manifest_while_away(&question, digest, away, outcome).await,
+            }
+        }
+        match self.upstream.ask(&question.client.origin, &question.head).await {
+            Ok(answer) if answer.status().is_server_error() => {
+                self.manifest_while_away(&question, digest, Away::Answer(Box::new(answer)), outcome).await
+            }
+            Ok(answer) => self.learn(&question, answer, Some(digest), None, outcome).await,
+            Err(fault) => self.manifest_while_away(&question, digest, Away::Fault(fault), outcome).await,
+        }
+    }
+
+    pub(super) async fn tag(
+        &self,
+        question: Question,
+        tag: &str,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let tag = tags::Tag {
+            registry: question.scope.registry.to_string(),
+            repository: question.scope.repository.to_string(),
+            tag: tag.to_owned(),
+        };
+        let away = match self.upstream.ask(&question.client.origin, &question.head).await {
+            Ok(answer) if answer.status().is_server_error() => Away::Answer(Box::new(answer)),
+            Ok(answer) => return self.learn(&question, answer, None, Some(tag), outcome).await,
+            Err(fault) => Away::Fault(fault),
+        };
+        let Some(meaning) = self.tags.get(&tag) else { return away.show(outcome) };
+        if meaning.anonymous {
+            // Upstream gave it to somebody without any credential, so it gives it to everybody.
+            self.access.show(&question.scope, None, meaning.digest);
+        }
+        let mut response = self.manifest_while_away(&question, meaning.digest, away, outcome).await?;
+        if response.status() == StatusCode::OK {
+            response.headers_mut().insert(header::WARNING, STALE);
+        }
+        Ok(response)
+    }
+
+    /// The manifest from the store or a member; `None` when that fails after all.
+    async fn manifest_from_near(
+        &self,
+        question: &Question,
+        digest: Digest,
+        found: Found,
+        outcome: &mut Outcome,
+    ) -> Option<Response<Body>> {
+        let listed = self.access.standing(&question.scope, digest).1;
+        let known = found.media_type.clone().or_else(|| listed.map(|listed| listed.media_type.to_string()));
+        let tally = outcome.tally();
+        let body = match self.content.bytes(digest, found, question.supply(), tally).await {
+            Ok(body) => body,
+            Err(fault) => {
+                outcome.fault(&fault);
+                return None;
+            }
+        };
+        let manifest = Manifest::parse(known.as_deref(), &body).ok()?;
+        self.access.list(&question.scope, question.expires, &manifest.children);
+        let length = body.len() as u64;
+        let body = if question.is_head() { nothing() } else { whole(body) };
+        let mut response = Response::new(body);
+        describe(&mut response, digest, length, known.as_deref().unwrap_or(&manifest.media_type));
+        Some(response)
+    }
+
+    async fn manifest_while_away(
+        &self,
+        question: &Question,
+        digest: Digest,
+        away: Away,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        let Some(found) = self.content.find(digest).await else { return away.show(outcome) };
+        if !self.right_while_away(question, digest, &found) {
+            return away.show(outcome);
+        }
+        match self.manifest_from_near(question, digest, found, outcome).await {
+            Some(response) => {
+                outcome.fault(&away.fault());
+                Ok(response)
+            }
+            None => away.show(outcome),
+        }
+    }
+
+    /// Relays upstream's answer and remembers what it shows: who may have this manifest and, once its sha256 is
+    /// verified, what it lists.
+    async fn learn(
+        &self,
+        question: &Question,
+        answer: Response<Incoming>,
+        wanted: Option<Digest>,
+        tag: Option<tags::Tag>,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Fault> {
+        if answer.status() != StatusCode::OK {
+            return Ok(relayed(answer, outcome));
+        }
+        let said = wanted.or_else(|| answer.headers().get(DIGEST)?.to_str().ok()?.parse().ok());
+        if question.is_head() {
+            if let Some(digest) = said {
+                self.access.show(&question.scope, question.expires, digest);
+            }
+            return Ok(relayed(answer, outcome));
+        }
+        let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
+        let (parts, body) = answer.into_parts();
+        let body = match gather(body).await? {
+            Gathered::Whole(body) => body,
+            Gathered::TooLarge(body) => {
+                let answer = Response::from_parts(parts, ());
+                return Ok(super::plain(answer, Tally::counting(outcome.tally(), body).boxed_unsync()));
+            }
+        };
+        let digest = Digest::of(&body);
+        outcome.tally().add(Source::Registry, body.len() as u64);
+        let answer = super::plain(Response::from_parts(parts, ()), whole(body.clone()));
+        let Ok(manifest) = Manifest::parse(media_type.as_deref(), &body) else { return Ok(answer) };
+        if manifest.is_schema1() {
+            // Its digest is not that of its bytes.
+            return Ok(answer);
+        }
+        if said.is_some_and(|said| said != digest) {
+            return Err(Fault::new(Side::Registry, What::Corrupt));
+        }
+        self.access.show(&question.scope, question.expires, digest);
+        self.access.list(&question.scope, question.expires, &manifest.children);
+        let media_type = media_type.unwrap_or(manifest.media_type);
+        if let Err(fault) = self.content.keep(digest, body, &media_type, question.provenance()).await {
+            outcome.fault(&fault);
+        } else if let Some(tag) = tag {
+            let meaning = tags::Meaning { digest, media_type, anonymous: question.scope.is_anonymous() };
+            if let Err(error) = self.tags.put(&tag, &meaning) {
+                outcome.fault(&Fault::with(Side::Ours, What::Disk, error));
+            }
+        }
+        Ok(answer)
+    }
+}
+
+enum Gathered {
+    Whole(Bytes),
+    TooLarge(Body),
+}
+
+/// Reads a manifest's body. One larger than any manifest may be is handed on with what was read in front.
+async fn gather(mut body: Incoming) -> Result<Gathered, Fault> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Fault::with(Side::Registry, What::Cut, error))?;
+        if let Ok(data) = frame.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > MAX_BYTES {
+            let first = futures_util::stream::iter([Ok::<_, BoxError>(Frame::data(read.freeze()))]);
+            let rest = body.into_data_stream().map(|data| data.map(Frame::data).map_err(BoxError::from));
+            return Ok(Gathered::TooLarge(StreamBody::new(first.chain(rest)).boxed_unsync()));
+        }
+    }
+    Ok(Gathered::Whole(read.freeze()))
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}

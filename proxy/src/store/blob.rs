@@ -1,0 +1,74 @@
+//! A complete blob, open for reading. It can be read to its end even when it is evicted meanwhile.
+
+use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+
+use super::{
+    error::StoreError,
+    map::PieceMap,
+    piece::{Layout, Statement},
+};
+use crate::oci::digest::Digest;
+
+/// A blob whose sha256 was verified before it got here.
+#[derive(Debug)]
+pub struct Blob {
+    digest: Digest,
+    layout: Layout,
+    file: File,
+    path: PathBuf,
+    map: Option<PieceMap>,
+}
+
+impl Blob {
+    pub(super) fn new(digest: Digest, layout: Layout, file: File, path: PathBuf, map: Option<PieceMap>) -> Self {
+        let map = map.filter(|map| map.layout() == layout);
+        Self { digest, layout, file, path, map }
+    }
+
+    /// Its name.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    /// How it is cut into pieces.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Reads at `offset` until `buffer` is full or the blob ends; how many bytes there were. Blocks for the disk.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError> {
+        let left = self.size().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        self.file.read_exact_at(&mut buffer[..left], offset).map_err(StoreError::io("read", &self.path))?;
+        Ok(left)
+    }
+
+    /// What was stated about piece `index`; `None` when its slot was lost. Without it a peer cannot be served.
+    pub fn statement(&self, index: u32) -> Result<Option<Statement>, StoreError> {
+        if index >= self.layout.count() {
+            return Err(StoreError::NoSuchPiece(index));
+        }
+        let Some(map) = &self.map else { return Ok(None) };
+        map.read(index).map_err(StoreError::io("read the piece map of", &self.path))
+    }
+
+    /// All statements, in the order of the pieces.
+    pub fn statements(&self) -> Result<Vec<Option<Statement>>, StoreError> {
+        match &self.map {
+            Some(map) => map.read_all().map_err(StoreError::io("read the piece map of", &self.path)),
+            None => Ok(vec![None; self.layout.count() as usize]),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}

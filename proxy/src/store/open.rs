@@ -1,0 +1,180 @@
+//! Opening the directory: its version, its owner, whether it was closed cleanly, and what lies in it. Files with unknown
+//! names are left alone.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Weak,
+    time::SystemTime,
+};
+
+use nix::sys::statvfs::statvfs;
+
+use super::{
+    error::StoreError,
+    evict::{Index, Kind},
+    info::{Info, TEMPORARY},
+};
+use crate::oci::digest::Digest;
+
+/// The format this program writes.
+const FORMAT: u32 = 1;
+
+/// The names of everything in the store.
+#[derive(Debug)]
+pub(super) struct Paths {
+    dir: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("partial").join(digest.hex())
+    }
+
+    pub(super) fn map(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("maps").join(digest.hex())
+    }
+
+    pub(super) fn info(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("info").join(format!("{}.json", digest.hex()))
+    }
+
+    pub(super) fn clean(&self) -> PathBuf {
+        self.dir.join("clean")
+    }
+
+    /// Every file about one blob.
+    pub(super) fn all(&self, digest: &Digest) -> [PathBuf; 4] {
+        [self.blob(digest), self.partial(digest), self.map(digest), self.info(digest)]
+    }
+
+    /// Bytes that the file system has for us.
+    pub(super) fn free(&self) -> Result<u64, StoreError> {
+        let stat =
+            statvfs(&self.dir).map_err(|error| StoreError::io("ask for free space in", &self.dir)(error.into()))?;
+        Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    }
+
+    /// Makes renames durable.
+    pub(super) fn sync_names(&self) -> Result<(), StoreError> {
+        for dir in [self.blobs(), self.dir.join("partial")] {
+            File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::io("sync", &dir))?;
+        }
+        Ok(())
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs/sha256")
+    }
+}
+
+/// Takes possession of the directory and lists it. Nothing is touched when it is somebody else's or newer.
+pub(super) fn open(dir: &Path) -> Result<(Paths, File, String, Index), StoreError> {
+    let paths = Paths { dir: dir.to_owned() };
+    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+    let version = dir.join("version");
+    let found = match fs::read_to_string(&version) {
+        Ok(text) => Some(text.trim().parse().map_err(|_| StoreError::NotAStore { path: version.as_path().into() })?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(StoreError::io("read", &version)(error)),
+    };
+    if let Some(found) = found.filter(|found| *found > FORMAT) {
+        return Err(StoreError::Newer { dir: dir.into(), found, known: FORMAT });
+    }
+    let lock = lock(dir)?;
+    for name in ["blobs/sha256", "partial", "maps", "info"] {
+        let path = dir.join(name);
+        fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
+    }
+    if found.is_none() {
+        fs::write(&version, format!("{FORMAT}\n")).map_err(StoreError::io("write", &version))?;
+    }
+    let boot = boot_id()?;
+    let clean = fs::read_to_string(paths.clean()).is_ok_and(|text| text == boot);
+    match fs::remove_file(paths.clean()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StoreError::io("remove", &paths.clean())(error));
+        }
+        _ => {}
+    }
+    let index = list(&paths, !clean)?;
+    Ok((paths, lock, boot, index))
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(StoreError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.into() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+    }
+}
+
+/// Changes with each boot: what the page cache held before is only on disk if somebody synced it.
+fn boot_id() -> Result<String, StoreError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    Ok(fs::read_to_string(path).map_err(StoreError::io("read", path))?.trim().to_owned())
+}
+
+/// What is held, least recently used first in the order of the clock.
+fn list(paths: &Paths, suspect: bool) -> Result<Index, StoreError> {
+    let mut found = Vec::new();
+    for (digest, size, modified) in digests(&paths.blobs())? {
+        found.push((digest, size, modified, Kind::Blob(Weak::new())));
+    }
+    let complete: std::collections::HashSet<_> = found.iter().map(|(digest, ..)| *digest).collect();
+    for (digest, size, modified) in digests(&paths.dir.join("partial"))? {
+        if !complete.contains(&digest) {
+            found.push((digest, size, modified, Kind::Partial { open: Weak::new(), suspect }));
+        }
+    }
+    remove_temporaries(&paths.dir.join("info"))?;
+    for (digest, _, used, _) in &mut found {
+        if let Ok(noted) = fs::metadata(paths.info(digest)).and_then(|meta| meta.modified()) {
+            *used = noted;
+        }
+    }
+    found.sort_unstable_by_key(|(digest, _, used, _)| (*used, *digest));
+    let mut index = Index::default();
+    for (digest, size, _, kind) in found {
+        let pinned = Info::read(&paths.info(&digest)).is_some_and(|info| info.pinned);
+        index.insert(digest, size, pinned, kind);
+    }
+    Ok(index)
+}
+
+fn digests(dir: &Path) -> Result<Vec<(Digest, u64, SystemTime)>, StoreError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
+        let entry = entry.map_err(StoreError::io("list", dir))?;
+        let name = entry.file_name();
+        let digest = name.to_str().and_then(|name| format!("sha256:{name}").parse().ok());
+        if let (Some(digest), Ok(meta)) = (digest, entry.metadata())
+            && meta.is_file()
+        {
+            found.push((digest, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+        }
+    }
+    Ok(found)
+}
+
+fn remove_temporaries(dir: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! A fleet: a registry and some nodes, joined by a switch, all on this machine and all removed when dropped.
+//!
+//! What runs on the nodes (a runtime, our daemon) is started by the scenario, and must be dropped before the fleet: keep it in
+//! a variable declared later.
+
+mod access;
+pub mod authority;
+pub mod cgroup;
+mod command;
+pub mod daemon;
+mod leftovers;
+pub mod namespace;
+pub mod network;
+pub mod node;
+pub mod process;
+pub mod registry;
+pub mod runtime;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+pub use self::access::{AccessLine, BySource, Counters};
+use self::cgroup::Cgroup;
+pub use self::daemon::Daemon;
+pub use self::leftovers::{kept, remove};
+use self::network::Switch;
+pub use self::node::Node;
+pub use self::registry::Registry;
+pub use self::runtime::{Kind, Login, Runtime};
+use crate::image::Image;
+
+/// Every name a fleet gives to something outside its own directory begins so.
+const PREFIX: &str = "waylay-";
+/// A file in a fleet's directory that says: not a leftover, somebody wants to look at it.
+const KEPT: &str = "kept";
+
+/// A running fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    // In the order in which they must go.
+    registry: Registry,
+    nodes: Vec<Node>,
+    authority: authority::Authority,
+    _cgroup: Cgroup,
+    _switch: Switch,
+    dir: Directory,
+}
+
+/// What a fleet shall have; see [`Fleet::of`].
+#[derive(Debug)]
+pub struct Plan {
+    nodes: u8,
+    rate: Option<String>,
+    images: Vec<(Image, String, String)>,
+    registry: registry::Options,
+}
+
+impl Fleet {
+    /// Begins the description of a fleet of `nodes` nodes.
+    #[must_use]
+    pub fn of(nodes: u8) -> Plan {
+        Plan { nodes, rate: None, images: Vec::new(), registry: registry::Options::default() }
+    }
+
+    /// Its name, which all its namespaces bear.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.dir.name
+    }
+
+    /// Its directory, with everything its programs wrote.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir.path
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The registry, to stop or restart it.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// All nodes, in order.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The operator's authority.
+    #[must_use]
+    pub fn authority(&self) -> &authority::Authority {
+        &self.authority
+    }
+
+    /// Leaves everything running when this program ends: what [`remove`] takes away again.
+    ///
+    /// # Errors
+    /// When the mark cannot be written; then nothing was forgotten, and the fleet goes away as always.
+    pub fn keep(self) -> Result<()> {
+        fs::write(self.dir.path.join(KEPT), "").context("cannot mark the fleet as kept")?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Limits every wire, both ways, to `rate` as tc(8) writes it.
+    #[must_use]
+    pub fn links(mut self, rate: &str) -> Self {
+        self.rate = Some(rate.to_owned());
+        self
+    }
+
+    /// Puts `image` into the registry as `repository:tag` before it starts.
+    #[must_use]
+    pub fn image(mut self, image: &Image, repository: &str, tag: &str) -> Self {
+        self.images.push((image.clone(), repository.to_owned(), tag.to_owned()));
+        self
+    }
+
+    /// Puts a token server before the registry that lets only [`Login::right`] pull.
+    #[must_use]
+    pub fn with_tokens(mut self) -> Self {
+        self.registry.tokens = true;
+        self
+    }
+
+    /// Makes the registry speak plain HTTP.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.registry.plain = true;
+        self
+    }
+
+    /// Starts it, and returns when the registry answers.
+    ///
+    /// # Errors
+    /// When a part cannot be made; what was made until then is removed.
+    pub async fn start(self) -> Result<Fleet> {
+        leftovers::clean();
+        let dir = Directory::create()?;
+        let name = dir.name.clone();
+        let switch = Switch::create(&name)?;
+        let cgroup = Cgroup::create(&cgroup::mount()?, &name)?;
+        let node = |label: &str, host| Node::create(&name, label, host, &switch, cgroup.path(), &dir.path);
+        let authority = authority::Authority::create()?;
+
+        let home = node("registry", 1)?;
+        home.knows(home.address(), registry::HOST)?;
+        let nodes = (1..=self.nodes).map(|n| node(&format!("node{n}"), 10 + n)).collect::<Result<Vec<_>>>()?;
+        for node in &nodes {
+            node.knows(home.address(), registry::HOST)?;
+            registry::trust(node.entry(), &authority)?;
+        }
+        if let Some(rate) = &self.rate {
+            nodes.iter().chain([&home]).try_for_each(|node| node.link().shape(rate))?;
+        }
+        let registry = Registry::start(home, &self.registry, &authority, &self.images).await?;
+        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switch: switch, dir })
+    }
+}
+
+/// The fleet's directory: removed when dropped, unless the test is failing and somebody will want to read the logs.
+#[derive(Debug)]
+struct Directory {
+    name: String,
+    path: PathBuf,
+}
+
+impl Directory {
+    fn create() -> Result<Self> {
+        static FLEETS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{PREFIX}{}-{}", std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
+        let path = leftovers::home().join(&name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { name, path })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what it wrote is in {}", self.path.display());
+        } else if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("left behind {}: {error}", self.path.display());
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The wires: one namespace is the switch, each node hangs on it by a veth pair, and each pair can be shaped, cut and read.
+//!
+//! All addresses are inside namespaces; the machine's own network sees nothing of it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::namespace::Namespace;
+
+/// Length of the prefix of the fleet's network.
+const PREFIX: u8 = 24;
+
+/// The address of the `host`-th machine, from 1 to 254.
+#[must_use]
+pub fn address(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, host)
+}
+
+/// The switch: a bridge in a namespace of its own.
+#[derive(Debug)]
+pub struct Switch {
+    namespace: Namespace,
+}
+
+impl Switch {
+    /// Makes the switch of the fleet called `fleet`.
+    ///
+    /// # Errors
+    /// When the privilege is missing.
+    pub fn create(fleet: &str) -> Result<Self> {
+        let namespace = Namespace::create(format!("{fleet}-switch"))?;
+        namespace.ip(&["link", "add", "br0", "type", "bridge"])?;
+        namespace.ip(&["link", "set", "br0", "up"])?;
+        Ok(Self { namespace })
+    }
+
+    /// Plugs `machine` in with `address`; the port at the switch bears the name `port` (at most 15 bytes).
+    ///
+    /// # Errors
+    /// When the name or the address is taken.
+    pub fn plug(&self, machine: &Namespace, port: &str, address: Ipv4Addr) -> Result<Link> {
+        ensure!(port.len() <= 15, "{port} is too long for the name of an interface");
+        let switch = self.namespace.name();
+        // Both ends are born where they belong, so no name is ever taken in the machine's own namespace.
+        machine.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch])?;
+        machine.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", "eth0"])?;
+        machine.ip(&["link", "set", "eth0", "up"])?;
+        self.namespace.ip(&["link", "set", port, "master", "br0", "up"])?;
+        Ok(Link { machine: machine.name().to_owned(), switch: switch.to_owned(), port: port.to_owned() })
+    }
+}
+
+/// The wire between one machine and the switch. It goes away with either namespace.
+#[derive(Debug, Clone)]
+pub struct Link {
+    machine: String,
+    switch: String,
+    port: String,
+}
+
+/// What went over a wire since it was made, in bytes with all headers, as the machine sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Received by the machine.
+    pub received: u64,
+    /// Sent by the machine.
+    pub sent: u64,
+}
+
+impl Traffic {
+    /// What was added since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self { received: self.received - earlier.received, sent: self.sent - earlier.sent }
+    }
+}
+
+impl Link {
+    /// Limits both directions to `rate`, in the notation of tc(8): `100mbit`, `1gbit`.
+    ///
+    /// # Errors
+    /// When `tc` refuses.
+    pub fn shape(&self, rate: &str) -> Result<()> {
+        for (namespace, interface) in [(&self.machine, "eth0"), (&self.switch, self.port.as_str())] {
+            super::command::run(std::process::Command::new("tc").args(["-n", namespace]).args([
+                "qdisc", "replace", "dev", interface, "root", "tbf", "rate", rate, "burst", "256k", "latency", "50ms",
+            ]))?;
+        }
+        Ok(())
+    }
+
+    /// Pulls the plug at the switch.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn cut(&self) -> Result<()> {
+        self.set("down")
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn mend(&self) -> Result<()> {
+        self.set("up")
+    }
+
+    /// The counters of the machine's interface.
+    ///
+    /// # Errors
+    /// When `ip` refuses or speaks a tongue we don't know.
+    pub fn traffic(&self) -> Result<Traffic> {
+        let text = super::command::run(std::process::Command::new("ip").args([
+            "-n",
+            &self.machine,
+            "-s",
+            "-j",
+            "link",
+            "show",
+            "dev",
+            "eth0",
+        ]))?;
+        parse(&text).with_context(|| format!("the counters of {}", self.machine))
+    }
+
+    fn set(&self, state: &str) -> Result<()> {
+        let mut ip = std::process::Command::new("ip");
+        super::command::run(ip.args(["-n", &self.switch, "link", "set", &self.port, state])).map(drop)
+    }
+}
+
+fn parse(json: &str) -> Result<Traffic> {
+    #[derive(Deserialize)]
+    struct Interface {
+        stats64: Stats,
+    }
+    #[derive(Deserialize)]
+    struct Stats {
+        rx: Bytes,
+        tx: Bytes,
+    }
+    #[derive(Deserialize)]
+    struct Bytes {
+        bytes: u64,
+    }
+    let interfaces: Vec<Interface> = serde_json::from_str(json).context("not what ip -j -s link says")?;
+    let stats = &interfaces.first().context("no such interface")?.stats64;
+    Ok(Traffic { received: stats.rx.bytes, sent: stats.tx.bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_counters_that_ip_prints() -> Result<()> {
+        let json = r#"[{"ifname":"eth0","stats64":{"rx":{"bytes":7,"packets":1},"tx":{"bytes":9,"packets":2}}}]"#;
+        let now = parse(json)?;
+        assert_eq!(now, Traffic { received: 7, sent: 9 });
+        assert_eq!(now.since(Traffic { received: 5, sent: 5 }), Traffic { received: 2, sent: 4 });
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! The registry: Debian's docker-registry on a machine of its own, with TLS by the operator's authority and, when asked,
+//! behind a token server. What left it is read from its own access log, which nothing of ours can flatter.
+
+mod log;
+mod storage;
+mod token;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+pub use self::log::Served;
+use self::token::Tokens;
+use super::authority::{Authority, Leaf};
+use super::node::{Entry, Node};
+use super::process::Process;
+use crate::image::Image;
+use crate::wait::eventually;
+
+/// The name by which every node knows it.
+pub const HOST: &str = "registry.test";
+/// Its port.
+pub const PORT: u16 = 5000;
+/// Where the token server listens, on the same machine.
+const TOKEN_PORT: u16 = 5002;
+/// A runtime that is not told otherwise finds the operator's authority here, inside a node.
+const CERTS_D: &str = "/etc/docker/certs.d";
+/// The operator's directory for `SSL_CERT_DIR`, inside a node.
+const CA_DIR: &str = "/etc/operator/ca";
+
+/// What kind of registry to start.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    /// Plain HTTP instead of TLS.
+    pub plain: bool,
+    /// Bearer tokens needed.
+    pub tokens: bool,
+}
+
+/// A running registry. Dropping it stops it.
+#[derive(Debug)]
+pub struct Registry {
+    process: Process,
+    tokens: Option<Tokens>,
+    config: PathBuf,
+    node: Node,
+}
+
+impl Registry {
+    /// Starts it on `node` with `images` in its storage, and waits until it listens.
+    pub(super) async fn start(
+        node: Node,
+        options: &Options,
+        authority: &Authority,
+        images: &[(Image, String, String)],
+    ) -> Result<Self> {
+        let entry = node.entry();
+        let storage = entry.make_dir("storage")?;
+        for (image, repository, tag) in images {
+            storage::add(&storage, image, repository, tag)?;
+        }
+        let leaf = authority.issue(HOST)?;
+        let mut config = json!({
+            "version": 0.1,
+            "log": {"level": "info", "formatter": "json", "accesslog": {"disabled": true}},
+            "storage": {"filesystem": {"rootdirectory": storage}, "delete": {"enabled": true}},
+            "http": {"addr": format!("{}:{PORT}", node.address())},
+        });
+        if !options.plain {
+            config["http"]["tls"] = certificate_files(entry, &leaf)?;
+        }
+        let tokens = if options.tokens {
+            let tokens = Tokens::start(node.listen(TOKEN_PORT)?, &leaf)?;
+            config["auth"] = tokens.registry_config(HOST, TOKEN_PORT, &entry.dir().join("tokens.pem"))?;
+            Some(tokens)
+        } else {
+            None
+        };
+        let path = entry.dir().join("registry.yml");
+        // JSON is YAML.
+        fs::write(&path, config.to_string()).context("cannot write the registry's configuration")?;
+        let process = Self::launch(&node, &path).await?;
+        Ok(Self { process, tokens, config: path, node })
+    }
+
+    async fn launch(node: &Node, config: &PathBuf) -> Result<Process> {
+        let mut command = node.entry().command("docker-registry");
+        command.arg("serve").arg(config);
+        let mut process = node.entry().daemon("registry", command)?;
+        let address = SocketAddr::from((node.address(), PORT));
+        eventually("the registry to listen", Duration::from_secs(10), async || {
+            process.alive()?;
+            Ok(node.namespace().connect(address).ok().map(drop))
+        })
+        .await?;
+        Ok(process)
+    }
+
+    /// Stops it, as an outage would: connections break, new ones are refused.
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after [`Self::stop`]. Its log goes on where it ended.
+    ///
+    /// # Errors
+    /// When it does not listen soon.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process = Self::launch(&self.node, &self.config).await?;
+        Ok(())
+    }
+
+    /// The machine it runs on.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// `HOST:PORT`, as in a reference.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{HOST}:{PORT}")
+    }
+
+    /// How an image is called by a client: `registry.test:5000/REPOSITORY:TAG`.
+    #[must_use]
+    pub fn reference(&self, repository: &str, tag: &str) -> String {
+        format!("{HOST}:{PORT}/{repository}:{tag}")
+    }
+
+    /// Puts another image into its storage while it runs.
+    ///
+    /// # Errors
+    /// When the files cannot be linked.
+    pub fn add(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
+        storage::add(&self.node.entry().dir().join("storage"), image, repository, tag)
+    }
+
+    /// What it has answered with success, in order, from its own log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn served(&self) -> Result<Vec<Served>> {
+        Ok(log::parse(&self.process.log()?))
+    }
+
+    /// Bytes of blobs that left it so far: what it wrote in answer to GETs of blobs, complete or cut.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn blob_bytes(&self) -> Result<u64> {
+        Ok(self.served()?.iter().filter(|served| served.is_blob_get()).map(|served| served.written).sum())
+    }
+
+    /// How many tokens the token server has given; 0 without one.
+    #[must_use]
+    pub fn tokens_given(&self) -> usize {
+        self.tokens.as_ref().map_or(0, Tokens::given)
+    }
+}
+
+/// Tells every runtime of a node about the operator's authority, as the operator would. Nothing here knows of waylay.
+pub(super) fn trust(entry: &Entry, authority: &Authority) -> Result<()> {
+    entry.write(format!("{CERTS_D}/{HOST}:{PORT}/ca.crt"), authority.certificate())?;
+    authority.publish(&entry.inside(CA_DIR))
+}
+
+/// `SSL_CERT_DIR` of a program that trusts this machine's authorities, the operator's, and what is in `more`.
+pub(super) fn ssl_cert_dir(more: Option<&std::path::Path>) -> String {
+    let more = more.map(|dir| format!(":{}", dir.display())).unwrap_or_default();
+    format!("/etc/ssl/certs:{CA_DIR}{more}")
+}
+
+fn certificate_files(entry: &Entry, leaf: &Leaf) -> Result<serde_json::Value> {
+    let (certificate, key) = (entry.dir().join("leaf.pem"), entry.dir().join("leaf.key"));
+    fs::write(&certificate, &leaf.certificate).context("cannot write the registry's certificate")?;
+    fs::write(&key, &leaf.key).context("cannot write the registry's key")?;
+    Ok(json!({"certificate": certificate, "key": key}))
+}

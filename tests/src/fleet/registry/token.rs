@@ -1,0 +1,185 @@
+//! A token server as Docker's registries use (distribution spec, "token authentication"): over TLS, for one user.
+//!
+//! Whoever proves to be [`Login::right`] gets a token for what was asked; without a credential one gets a token for nothing;
+//! a wrong one is refused. The registry checks the tokens itself.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SigningKey};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::super::authority::Leaf;
+use super::super::runtime::Login;
+
+const ISSUER: &str = "the harness";
+const SERVICE: &str = "registry";
+/// How long a token is good, in seconds.
+const LIFE: u64 = 300;
+
+/// A running token server. Dropping it stops it.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    signer: Arc<Signer>,
+    task: JoinHandle<()>,
+}
+
+impl Tokens {
+    /// Serves on `listener` with the certificate `leaf`.
+    pub(super) fn start(listener: TcpListener, leaf: &Leaf) -> Result<Self> {
+        let signer = Arc::new(Signer::create()?);
+        let acceptor = acceptor(leaf)?;
+        let task = tokio::spawn(serve(listener, acceptor, Arc::clone(&signer)));
+        Ok(Self { signer, task })
+    }
+
+    /// The `auth` section for the registry. Writes the certificate that signs into `bundle`.
+    pub(super) fn registry_config(&self, host: &str, port: u16, bundle: &Path) -> Result<Value> {
+        fs::write(bundle, &self.signer.certificate).context("cannot write the tokens' certificate")?;
+        let realm = format!("https://{host}:{port}/token");
+        Ok(json!({"token": {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}}))
+    }
+
+    /// How many tokens that open something were given.
+    pub(super) fn given(&self) -> usize {
+        self.signer.given.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn acceptor(leaf: &Leaf) -> Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, signer: Arc<Signer>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (acceptor, signer) = (acceptor.clone(), Arc::clone(&signer));
+        connections.spawn(async move {
+            // A client that goes away in the middle is its own affair.
+            let Ok(tls) = acceptor.accept(tcp).await else { return };
+            let answer = service_fn(move |request| {
+                let reply = signer.answer(&request);
+                async move { Ok::<_, Infallible>(reply) }
+            });
+            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), answer).await);
+        });
+    }
+}
+
+/// Makes and signs tokens.
+#[derive(Debug)]
+struct Signer {
+    key: KeyPair,
+    certificate: String,
+    x5c: String,
+    given: AtomicUsize,
+}
+
+impl Signer {
+    fn create() -> Result<Self> {
+        // RSA, because its signature in a JWT is the plain one; ECDSA's would have to be taken out of its DER.
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).context("cannot make the tokens' key")?;
+        let certificate =
+            CertificateParams::default().self_signed(&key).context("cannot sign the tokens' certificate")?;
+        let x5c = STANDARD.encode(certificate.der());
+        Ok(Self { key, certificate: certificate.pem(), x5c, given: AtomicUsize::new(0) })
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET {
+            return reply(StatusCode::METHOD_NOT_ALLOWED, &json!({}));
+        }
+        let right = format!("Basic {}", STANDARD.encode(Login::right().pair()));
+        let access = match request.headers().get(header::AUTHORIZATION) {
+            None => json!([]),
+            Some(given) if given.as_bytes() == right.as_bytes() => access(request.uri().query().unwrap_or_default()),
+            Some(_) => return reply(StatusCode::UNAUTHORIZED, &json!({"details": "wrong user or password"})),
+        };
+        match self.token(&access) {
+            Ok(token) => reply(StatusCode::OK, &json!({"token": token, "access_token": token, "expires_in": LIFE})),
+            Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({"details": error.to_string()})),
+        }
+    }
+
+    /// A JSON web token (RFC 7519) that grants `access`.
+    fn token(&self, access: &Value) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [self.x5c]});
+        let claims = json!({
+            "iss": ISSUER, "sub": "", "aud": SERVICE, "access": access,
+            // A minute back: clocks of a node may differ.
+            "iat": now - 60, "nbf": now - 60, "exp": now + LIFE, "jti": now.to_string(),
+        });
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = self.key.sign(signed.as_bytes()).context("cannot sign a token")?;
+        if access.as_array().is_some_and(|list| !list.is_empty()) {
+            self.given.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+}
+
+/// The scopes of a query (`scope=repository:NAME:ACTION,ACTION`) as the access list of a token.
+fn access(query: &str) -> Value {
+    let decoded =
+        query.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/").replace("%2C", ",");
+    let scopes = decoded.split('&').filter_map(|pair| pair.strip_prefix("scope="));
+    let entries = scopes.filter_map(|scope| {
+        let (resource, actions) = scope.rsplit_once(':')?;
+        let (kind, name) = resource.split_once(':')?;
+        Some(json!({"type": kind, "name": name, "actions": actions.split(',').collect::<Vec<_>>()}))
+    });
+    entries.collect()
+}
+
+fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::from(body.to_string()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_scopes_that_clients_send() {
+        let pull = json!([{"type": "repository", "name": "team/app", "actions": ["pull"]}]);
+        assert_eq!(access("service=registry&scope=repository:team/app:pull"), pull);
+        assert_eq!(access("scope=repository%3Ateam%2Fapp%3Apull&service=registry"), pull);
+        assert_eq!(access("service=registry"), json!([]));
+    }
+}

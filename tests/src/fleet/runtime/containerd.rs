@@ -1,0 +1,94 @@
+//! containerd with everything of its own, asked through CRI or by `ctr`. No mirror section anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::super::node::{Entry, Node};
+use super::super::process::Process;
+use super::super::registry::ssl_cert_dir;
+use super::{Login, cri, finish, home};
+use crate::image::Image;
+use crate::wait::eventually;
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    process: Process,
+    entry: Entry,
+    home: PathBuf,
+    trust: Option<PathBuf>,
+}
+
+impl Containerd {
+    /// Starts it and waits until CRI answers.
+    ///
+    /// # Errors
+    /// With the end of its log when it does not.
+    pub async fn start(node: &Node, trust: Option<&Path>) -> Result<Self> {
+        let home = home(node, "containerd")?;
+        let config = home.join("config.toml");
+        fs::write(&config, configuration(&home)).context("cannot write containerd's configuration")?;
+        let entry = node.entry().clone();
+        let mut command = entry.command("containerd");
+        command.arg("--config").arg(&config).env("SSL_CERT_DIR", ssl_cert_dir(trust));
+        let process = entry.daemon("containerd", command)?;
+        let mut started = Self { process, entry, home, trust: trust.map(Path::to_owned) };
+        let socket = started.socket();
+        eventually("containerd to answer", Duration::from_secs(30), async || {
+            started.process.alive()?;
+            Ok(cri::answers(&socket).await.ok())
+        })
+        .await?;
+        Ok(started)
+    }
+
+    /// Its socket, which the outside reaches by the same path.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.home.join("containerd.sock")
+    }
+
+    /// Pulls as the kubelet does.
+    pub(super) async fn cri_pull(&self, reference: &str, login: Option<&Login>) -> Result<()> {
+        cri::pull(&self.socket(), reference, login).await
+    }
+
+    /// Pulls as a person at a shell does, whose environment names waylay's directory only if containerd's does.
+    pub(super) async fn ctr_pull(&self, reference: &str, login: Option<&Login>) -> Result<()> {
+        let mut ctr = self.entry.command("ctr");
+        ctr.env("SSL_CERT_DIR", ssl_cert_dir(self.trust.as_deref()));
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io", "images", "pull"]);
+        if let Some(login) = login {
+            ctr.args(["--user", &login.pair()]);
+        }
+        ctr.arg(reference);
+        finish(ctr).await.map(drop)
+    }
+
+    /// Reads the blobs in its content store.
+    pub(super) fn holds(&self, image: &Image) -> Result<()> {
+        let blobs = self.home.join("root/io.containerd.content.v1.content/blobs/sha256");
+        image.check(|hex| blobs.join(hex))
+    }
+}
+
+fn configuration(home: &Path) -> String {
+    let home = home.display();
+    format!(
+        r#"version = 2
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+address = "{home}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{home}/opt"
+"#
+    )
+}
