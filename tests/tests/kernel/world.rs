@@ -273,6 +273,21 @@ impl Client {
         }
     }
 
+    /// Its process ids from this namespace down to its own, found below the programs that started it.
+    pub(crate) fn pids_seen(&mut self) -> Vec<u32> {
+        // It lives once it has answered.
+        self.inner_pid();
+        let mut pid = self.pid().to_string();
+        while let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            && let Some(child) = children.split_whitespace().next()
+        {
+            pid = child.to_owned();
+        }
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the probe lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("pid namespaces");
+        line.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+    }
+
     /// Does one step that has no answer but success.
     pub(crate) fn done(&mut self, step: Step) {
         assert_eq!(self.step(step.clone()), Reply::Done, "{step:?}");
