@@ -170,6 +170,11 @@ impl Swarm {
         }
     }
 
+    /// Whether this node itself is the sealer.
+    pub fn is_own(&self, sealer: &EndpointId) -> bool {
+        *sealer == self.inner.key.public()
+    }
+
     /// Who a sealer is, for logs and counters, if it is a member.
     pub fn member(&self, sealer: &EndpointId) -> Option<SocketAddr> {
         self.inner.net.as_ref()?.members.addr_of(sealer)
