@@ -1,5 +1,7 @@
 //! Whole connections: what the client sees, what is served, and what is told of it.
 
+#![expect(clippy::disallowed_methods, reason = "these are the clients, on loopback")]
+
 use std::{net::SocketAddr, sync::Mutex};
 
 use rustls::{pki_types::ServerName, version::TLS13};
