@@ -212,6 +212,9 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Store(_) => return,
         };
+        if matches!(blame, Blame::Gone | Blame::Stall) {
+            self.pool.missed(peer);
+        }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.partial.digest(), "a peer failed");
         let fault = PeerFault { peer, blame };
         // Two requests to one dead peer are one fault.

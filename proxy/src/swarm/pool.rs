@@ -106,12 +106,16 @@ impl Pool {
             Ok(frame::receive::<Answer>(&mut receive, frame::FRAME_DEADLINE).await?)
         };
         let answer: Result<Answer, AskError> = asked.await;
-        match &answer {
-            Ok(_) => {}
-            Err(AskError::Unreachable) => {}
-            Err(_) => self.members.missed(peer),
+        // Unreachable: that is noted already.
+        if matches!(answer, Err(AskError::Connection(_) | AskError::Frame(_))) {
+            self.members.missed(peer);
         }
         answer
+    }
+
+    /// The peer did not keep up its end: it is left alone for a while.
+    pub(crate) fn missed(&self, peer: SocketAddr) {
+        self.members.missed(peer);
     }
 
     /// Closes what nobody used for a while. Streams count as use: each begins with a look-up here, and a piece takes less

@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use fixedbitset::FixedBitSet;
-use iroh::{EndpointId, endpoint::ReadError};
+use iroh::{
+    EndpointId,
+    endpoint::{ReadError, ReadExactError},
+};
 
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
@@ -63,6 +66,8 @@ impl From<FrameError> for GetError {
         match error {
             FrameError::Late => Self::Stall,
             FrameError::TooLong(_) | FrameError::Malformed => Self::Lied,
+            // A reset overtakes what was sent before it, so it may be seen here as well as among the bytes.
+            FrameError::Read(ReadExactError::ReadError(error)) => error.into(),
             FrameError::Read(_) | FrameError::Write(_) => Self::Gone,
         }
     }
