@@ -23,8 +23,8 @@ use crate::{
 
 /// How much is gathered before it is hashed and written, in bytes.
 const CHUNK: usize = 256 << 10;
-/// A peer slower than this, in bytes per second, is no help.
-const SLOWEST: u64 = 128 << 10;
+/// A peer slower than this, in bytes per second, is no help and gets none.
+pub(super) const SLOWEST: u64 = 128 << 10;
 
 /// Why a piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -127,8 +127,8 @@ async fn transfer(
     is_quarantined: impl Fn(&EndpointId) -> bool,
 ) -> Result<(), GetError> {
     let index = writer.index();
-    let mut stream = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
-    let statement = match frame::receive(&mut stream, want.patience).await? {
+    let mut reply = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
+    let statement = match frame::receive(&mut reply.stream, want.patience).await? {
         Answer::Piece(Some(statement)) => statement,
         Answer::Piece(None) => return Err(GetError::NotHere),
         _ => return Err(GetError::Lied),
@@ -141,7 +141,7 @@ async fn transfer(
         chunk.resize(CHUNK.min(writer.remaining() as usize), 0);
         let mut filled = 0;
         while filled < chunk.len() {
-            match tokio::time::timeout(want.patience, stream.read(&mut chunk[filled..])).await {
+            match tokio::time::timeout(want.patience, reply.stream.read(&mut chunk[filled..])).await {
                 Ok(read) => filled += read?.ok_or(GetError::Lied)?,
                 Err(_) => return Err(GetError::Stall),
             }
