@@ -157,6 +157,7 @@ impl Exchange {
             return Ok(());
         };
         frame::send(send, &Answer::Piece(Some(reader.statement().clone()))).await?;
+        let limit = Instant::now() + SLOW_READER + Duration::from_secs(reader.remaining() / get::SLOWEST);
         loop {
             let (chunk, back) = match tokio::task::spawn_blocking(move || (reader.next(), reader)).await {
                 Ok(read) => read,
@@ -166,7 +167,8 @@ impl Exchange {
             match chunk {
                 Ok(Some(chunk)) => {
                     let length = chunk.len() as u64;
-                    match tokio::time::timeout(SLOW_READER, send.write_chunk(chunk)).await {
+                    let until = limit.min(Instant::now() + SLOW_READER);
+                    match tokio::time::timeout_at(until.into(), send.write_chunk(chunk)).await {
                         Ok(written) => written?,
                         Err(_) => {
                             let _ = send.reset(code::TOO_SLOW.into());

@@ -58,7 +58,7 @@ pub struct PeerFault {
 pub struct Fetched {
     /// Bytes that came from each peer and count.
     pub bytes: Vec<(SocketAddr, u64)>,
-    /// What went wrong, in order; at most a few for each peer.
+    /// What went wrong, at most one for each peer.
     pub faults: Vec<PeerFault>,
     /// Pieces that were wanted and are still not here: for the registry.
     pub missing: Vec<u32>,
@@ -212,11 +212,16 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Store(_) => return,
         };
+        if matches!(blame, Blame::Gone | Blame::Stall) {
+            self.pool.missed(peer);
+        }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.partial.digest(), "a peer failed");
-        let fault = PeerFault { peer, blame };
-        // Two requests to one dead peer are one fault.
-        if !self.fetched.faults.contains(&fault) {
-            self.fetched.faults.push(fault);
+        // One fault for each peer, the first: others follow from it. Only damage is worth more, because a peer that finds
+        // its blob damaged has not got it for the next request, and that answer may be read first.
+        match self.fetched.faults.iter_mut().find(|fault| fault.peer == peer) {
+            Some(fault) if blame == Blame::Corrupt => fault.blame = blame,
+            Some(_) => {}
+            None => self.fetched.faults.push(PeerFault { peer, blame }),
         }
     }
 }

@@ -313,7 +313,8 @@ mod tests {
         let mut bad = vec![good; 4];
         bad[0].size = u64::MAX;
         bad[1].providers.push((addr, false));
-        bad[2].provenance.push(bad[2].provenance[0].clone());
+        let one_more = bad[2].provenance[0].clone();
+        bad[2].provenance.push(one_more);
         bad[3].provenance[0].registry = "r".repeat(256);
         for record in bad {
             assert!(matches!(round_trip(&Answer::Located(Some(record))), Err(FrameError::Malformed)));

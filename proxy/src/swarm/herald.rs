@@ -147,18 +147,10 @@ impl Round {
         self.greet().await;
     }
 
-    /// Introduces us to members that we never heard of, or that did not answer last time.
+    /// Introduces us to members that are due for it.
     async fn greet(&mut self) {
         let members = &self.exchange.members;
-        let reachable = |addr: &SocketAddr| members.is_awake(*addr);
-        let silent: Vec<_> = members
-            .status()
-            .into_iter()
-            .filter(|member| member.reachable != Some(true))
-            .map(|member| member.addr)
-            .filter(reachable)
-            .collect();
-        let greeted = stream::iter(silent).map(|addr| {
+        let greeted = stream::iter(members.ungreeted()).map(|addr| {
             let (pool, hello) = (self.pool.clone(), self.exchange.hello());
             async move { (addr, pool.ask(addr, &Request::Hello(hello)).await) }
         });

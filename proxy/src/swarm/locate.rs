@@ -1,6 +1,10 @@
 //! Who has this blob? Its owners are asked, the next one a moment after the last, and the first that knows decides.
 
-use std::{net::SocketAddr, time::Duration, time::Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
@@ -47,16 +51,19 @@ pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> O
             return Some(located);
         }
     }
-    let awake = owners.into_iter().filter(|owner| *owner != me && exchange.members.is_awake(*owner));
+    let awake: Vec<_> = owners.into_iter().filter(|owner| *owner != me && exchange.members.is_awake(*owner)).collect();
+    let mut silent: BTreeSet<_> = awake.iter().copied().collect();
     let mut asked: FuturesUnordered<_> = awake
+        .into_iter()
         .zip(0..)
         .map(|(owner, turn)| async move {
             tokio::time::sleep(STAGGER * turn).await;
-            pool.ask(owner, &Request::Query(*blob)).await
+            (owner, pool.ask(owner, &Request::Query(*blob)).await)
         })
         .collect();
     let first = async {
-        while let Some(answer) = asked.next().await {
+        while let Some((owner, answer)) = asked.next().await {
+            silent.remove(&owner);
             if let Ok(Answer::Located(Some(record))) = answer
                 && let Some(located) = usable(exchange, record)
             {
@@ -65,7 +72,14 @@ pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> O
         }
         None
     };
-    tokio::time::timeout(DEADLINE, first).await.ok().flatten()
+    match tokio::time::timeout(DEADLINE, first).await {
+        Ok(located) => located,
+        Err(_) => {
+            // The next question shall not wait for them too.
+            silent.into_iter().for_each(|owner| exchange.members.missed(owner));
+            None
+        }
+    }
 }
 
 /// Without those that cannot be asked.

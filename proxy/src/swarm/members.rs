@@ -28,6 +28,8 @@ const MIN_REST: Duration = Duration::from_secs(2);
 const MAX_REST: Duration = Duration::from_secs(60);
 /// A member that joined by itself and was not heard of for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
+/// A member that was silent for so long is greeted, to see whether it lives.
+const GREET: Duration = Duration::from_secs(60);
 
 /// The members; clones share them.
 #[derive(Debug, Clone)]
@@ -167,6 +169,16 @@ impl Members {
         let table = self.read();
         let member = table.members.get(&canonical(addr));
         member.is_some_and(|member| member.rests_until.is_none_or(|until| until <= Instant::now()))
+    }
+
+    /// Who should be greeted now: never heard of, not heard of for long, or failing and rested.
+    pub(crate) fn ungreeted(&self) -> Vec<SocketAddr> {
+        let table = self.read();
+        let due = |member: &Member| {
+            let silent = member.failures > 0 || member.heard.is_none_or(|heard| heard.elapsed() > GREET);
+            silent && member.rests_until.is_none_or(|until| until <= Instant::now())
+        };
+        table.members.iter().filter(|(_, member)| due(member)).map(|(addr, _)| *addr).collect()
     }
 
     /// Forgets members that joined by themselves and have been silent for long.
@@ -354,6 +366,7 @@ mod tests {
         members.missed(addr(2));
         assert!(!members.is_awake(addr(2)));
         assert_eq!(members.status()[0].reachable, Some(false));
+        assert_eq!(members.ungreeted(), []);
         members.heard(addr(2));
         assert!(members.is_awake(addr(2)));
     }

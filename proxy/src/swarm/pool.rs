@@ -45,6 +45,14 @@ pub(crate) struct Pool {
     slots: Arc<Mutex<HashMap<SocketAddr, Arc<Slot>>>>,
 }
 
+/// The stream that an answer comes on. The connection stays open while it lives.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// What the peer says.
+    pub(crate) stream: RecvStream,
+    _slot: Arc<Slot>,
+}
+
 #[derive(Debug)]
 struct Slot {
     // tokio: held while connecting, so that others wait for the same connection.
@@ -58,8 +66,7 @@ impl Pool {
     }
 
     /// A connection to `peer`, within [`CONNECT_DEADLINE`].
-    pub(crate) async fn connect(&self, peer: SocketAddr) -> Result<Connection, AskError> {
-        let slot = self.slot(peer);
+    async fn connect(&self, peer: SocketAddr, slot: &Slot) -> Result<Connection, AskError> {
         let mut held = slot.connection.lock().await;
         slot.touch();
         if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
@@ -89,38 +96,43 @@ impl Pool {
     }
 
     /// Sends a request; the stream that its answer comes on.
-    pub(crate) async fn open(&self, peer: SocketAddr, request: &Request) -> Result<RecvStream, AskError> {
-        let connection = self.connect(peer).await?;
+    pub(crate) async fn open(&self, peer: SocketAddr, request: &Request) -> Result<Reply, AskError> {
+        let slot = self.slot(peer);
+        let connection = self.connect(peer, &slot).await?;
         let opening = tokio::time::timeout(frame::FRAME_DEADLINE, connection.open_bi());
-        let (mut send, receive): (SendStream, RecvStream) = opening.await.map_err(|_| FrameError::Late)??;
+        let (mut send, stream): (SendStream, RecvStream) = opening.await.map_err(|_| FrameError::Late)??;
         frame::send(&mut send, request).await?;
         // Closed already by the other side: then it has answered.
         let _ = send.finish();
-        Ok(receive)
+        Ok(Reply { stream, _slot: slot })
     }
 
     /// Asks and waits for a one-frame answer. A peer that does not answer is left alone for a while.
     pub(crate) async fn ask(&self, peer: SocketAddr, request: &Request) -> Result<Answer, AskError> {
         let asked = async {
-            let mut receive = self.open(peer, request).await?;
-            Ok(frame::receive::<Answer>(&mut receive, frame::FRAME_DEADLINE).await?)
+            let mut reply = self.open(peer, request).await?;
+            Ok(frame::receive::<Answer>(&mut reply.stream, frame::FRAME_DEADLINE).await?)
         };
         let answer: Result<Answer, AskError> = asked.await;
-        match &answer {
-            Ok(_) => {}
-            Err(AskError::Unreachable) => {}
-            Err(_) => self.members.missed(peer),
+        // Unreachable: that is noted already.
+        if matches!(answer, Err(AskError::Connection(_) | AskError::Frame(_))) {
+            self.members.missed(peer);
         }
         answer
     }
 
-    /// Closes what nobody used for a while. Streams count as use: each begins with a look-up here, and a piece takes less
-    /// than [`IDLE`].
+    /// The peer did not keep up its end: it is left alone for a while.
+    pub(crate) fn missed(&self, peer: SocketAddr) {
+        self.members.missed(peer);
+    }
+
+    /// Closes what nobody used for a while and nobody uses now.
     pub(crate) fn sweep(&self) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| {
             let used = *slot.used.lock().unwrap_or_else(PoisonError::into_inner);
-            if used.elapsed() < IDLE {
+            // Every look-up goes through the lock that we hold, so a count of one stays one.
+            if used.elapsed() < IDLE || Arc::strong_count(slot) > 1 {
                 return true;
             }
             let Ok(mut held) = slot.connection.try_lock() else { return true };

@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use fixedbitset::FixedBitSet;
-use iroh::{EndpointId, endpoint::ReadError};
+use iroh::{
+    EndpointId,
+    endpoint::{ReadError, ReadExactError},
+};
 
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
@@ -20,8 +23,8 @@ use crate::{
 
 /// How much is gathered before it is hashed and written, in bytes.
 const CHUNK: usize = 256 << 10;
-/// A peer slower than this, in bytes per second, is no help.
-const SLOWEST: u64 = 128 << 10;
+/// A peer slower than this, in bytes per second, is no help and gets none.
+pub(super) const SLOWEST: u64 = 128 << 10;
 
 /// Why a piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,8 @@ impl From<FrameError> for GetError {
         match error {
             FrameError::Late => Self::Stall,
             FrameError::TooLong(_) | FrameError::Malformed => Self::Lied,
+            // A reset overtakes what was sent before it, so it may be seen here as well as among the bytes.
+            FrameError::Read(ReadExactError::ReadError(error)) => error.into(),
             FrameError::Read(_) | FrameError::Write(_) => Self::Gone,
         }
     }
@@ -122,8 +127,8 @@ async fn transfer(
     is_quarantined: impl Fn(&EndpointId) -> bool,
 ) -> Result<(), GetError> {
     let index = writer.index();
-    let mut stream = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
-    let statement = match frame::receive(&mut stream, want.patience).await? {
+    let mut reply = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
+    let statement = match frame::receive(&mut reply.stream, want.patience).await? {
         Answer::Piece(Some(statement)) => statement,
         Answer::Piece(None) => return Err(GetError::NotHere),
         _ => return Err(GetError::Lied),
@@ -136,7 +141,7 @@ async fn transfer(
         chunk.resize(CHUNK.min(writer.remaining() as usize), 0);
         let mut filled = 0;
         while filled < chunk.len() {
-            match tokio::time::timeout(want.patience, stream.read(&mut chunk[filled..])).await {
+            match tokio::time::timeout(want.patience, reply.stream.read(&mut chunk[filled..])).await {
                 Ok(read) => filled += read?.ok_or(GetError::Lied)?,
                 Err(_) => return Err(GetError::Stall),
             }

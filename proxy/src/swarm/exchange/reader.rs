@@ -43,6 +43,11 @@ impl Reader {
         &self.statement
     }
 
+    /// How many bytes are still to be read.
+    pub(super) fn remaining(&self) -> u64 {
+        self.end - self.at
+    }
+
     /// The next chunk, `None` after the last. Blocks for the disk.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         if self.at == self.end {
