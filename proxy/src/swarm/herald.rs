@@ -124,7 +124,11 @@ impl Round {
                 }
                 event = events.recv() => match event {
                     Ok(Event::Dropped(blob)) => herald.gone(blob),
-                    Ok(Event::Stored(_)) => {}
+                    Ok(Event::Stored(blob)) => {
+                        if let Some(holding) = complete(self.exchange.store.clone(), blob).await {
+                            herald.held(holding);
+                        }
+                    }
                     Err(_) => herald.everything(),
                 },
                 () = herald.news.1.notified() => {
@@ -268,6 +272,12 @@ async fn holdings(store: Store) -> Vec<Holding> {
         .collect()
     };
     tokio::task::spawn_blocking(list).await.unwrap_or_default()
+}
+
+/// What has just been completed in the store, with what is remembered of it there.
+async fn complete(store: Store, blob: Digest) -> Option<Holding> {
+    let read = move || store.info(&blob).map(|info| holding(blob, info.size, info.provenance));
+    tokio::task::spawn_blocking(read).await.ok().flatten()
 }
 
 /// A complete blob as it is announced: with the provenance learned last.
