@@ -1,6 +1,7 @@
 //! Takes caught connections from the kernel: permits, the true destination, one task for each, heartbeat, drain.
 //! What is done with a connection is decided by `tls`.
 
+mod ending;
 mod limit;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ending::Ending;
 use limit::Limit;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -51,6 +53,7 @@ pub trait Handle: Send + Sync + 'static {
 
 impl<T: tls::Trust, S: tls::Serve> Handle for tls::Tls<T, S> {
     async fn handle(&self, io: TcpStream, caught: Caught, outcome: &mut ConnectionOutcome) {
+        let io = Ending::for_program(io, &caught.comm);
         self.connection(io, &caught, outcome).await;
     }
 }

@@ -15,7 +15,7 @@ use hello::{Opening, Rewind};
 use identity::{Answers, NotAnswered};
 pub use outcome::{ConnectionOutcome, Decision, Reason};
 use rustls::{RootCertStore, sign::CertifiedKey};
-use splice::Abort;
+pub use splice::Abort;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::spawn_blocking,

@@ -66,6 +66,7 @@ pub async fn run(options: Options) -> Result<Report> {
         registry_log_blob_bytes: fleet.registry().blob_bytes()?,
     };
     progress.end();
+    fleet.passed()?;
     if options.keep {
         tell_how_to_look_around(&fleet, &daemons);
         fleet.keep()?;

@@ -18,7 +18,7 @@ pub mod runtime;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -100,6 +100,15 @@ impl Fleet {
         &self.authority
     }
 
+    /// Says that the scenario went well, so that dropping the fleet leaves nothing. Without it, the logs are kept.
+    ///
+    /// # Errors
+    /// None: it is a scenario's last line.
+    pub fn passed(&self) -> Result<()> {
+        self.dir.passed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Leaves everything running when this program ends: what [`remove`] takes away again.
     ///
     /// # Errors
@@ -168,11 +177,12 @@ impl Plan {
     }
 }
 
-/// The fleet's directory: removed when dropped, unless the test is failing and somebody will want to read the logs.
+/// The fleet's directory: removed when dropped, but for the logs of a scenario that did not go well.
 #[derive(Debug)]
 struct Directory {
     name: String,
     path: PathBuf,
+    passed: AtomicBool,
 }
 
 impl Directory {
@@ -181,15 +191,34 @@ impl Directory {
         let name = format!("{PREFIX}{}-{}", std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let path = leftovers::home().join(&name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { name, path })
+        Ok(Self { name, path, passed: AtomicBool::new(false) })
+    }
+
+    /// Moves the logs of all nodes to `target/fleet-logs`.
+    fn save_logs(&self) -> Result<PathBuf> {
+        let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fleet-logs").join(&self.name);
+        for node in fs::read_dir(&self.path)?.flatten() {
+            let to = to.join(node.file_name());
+            fs::create_dir_all(&to)?;
+            for file in
+                fs::read_dir(node.path())?.flatten().filter(|file| file.path().extension() == Some("log".as_ref()))
+            {
+                fs::copy(file.path(), to.join(file.file_name()))?;
+            }
+        }
+        Ok(to)
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("what it wrote is in {}", self.path.display());
-        } else if let Err(error) = fs::remove_dir_all(&self.path) {
+        if !self.passed.load(Ordering::Relaxed) {
+            match self.save_logs() {
+                Ok(to) => eprintln!("the logs of {} are in {}", self.name, to.display()),
+                Err(error) => eprintln!("cannot save the logs of {}: {error:#}", self.name),
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("left behind {}: {error}", self.path.display());
         }
     }

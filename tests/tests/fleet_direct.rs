@@ -28,6 +28,7 @@ async fn each_runtime_pulls_the_image_from_the_registry() -> Result<()> {
         let moved = fleet.nodes()[0].traffic()?.since(before);
         ensure!(moved.received >= image.bytes(), "{kind}: the wire carried {} bytes only", moved.received);
         assert_eq!(comm_seen(&fleet, kind)?, 0, "{kind}: left processes behind");
+        fleet.passed()?;
     }
     Ok(())
 }
@@ -53,7 +54,7 @@ async fn zstd_layers_are_unpacked_by_containerd_and_podman() -> Result<()> {
         runtime.pull(&reference).await?;
         runtime.holds(&image, &reference).await?;
     }
-    Ok(())
+    fleet.passed()
 }
 
 #[tokio::test]
@@ -78,7 +79,7 @@ async fn the_token_server_lets_the_right_user_pull_and_nobody_else() -> Result<(
         runtime.holds(&image, &reference).await?;
     }
     ensure!(fleet.registry().tokens_given() >= 4);
-    Ok(())
+    fleet.passed()
 }
 
 #[tokio::test]
@@ -104,5 +105,5 @@ async fn shaped_links_hold_their_rate_and_cut_ones_carry_nothing() -> Result<()>
     assert_eq!(node.traffic()?.since(before).received, 0);
     node.link().mend()?;
     runtime.pull(&reference).await?;
-    Ok(())
+    fleet.passed()
 }

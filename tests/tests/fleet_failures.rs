@@ -44,6 +44,8 @@ async fn killed_during_a_pull(kind: Kind) -> Result<()> {
     let runtime = Runtime::start(kind, node, Some(&daemon.trust_dir())).await?;
     // Something whole in the store, to be found again afterwards.
     runtime.pull(&app).await?;
+    let counted = daemon.counters().await?.by_source();
+    ensure!(counted.registry >= small.bytes(), "pulls do not go through the daemon: {counted:?}");
     let before = node.traffic()?;
 
     let (pulled, killed) = tokio::join!(runtime.pull(&big), async {
@@ -51,13 +53,20 @@ async fn killed_during_a_pull(kind: Kind) -> Result<()> {
             Ok((node.traffic()?.since(before).received > large.bytes() / 3).then_some(()))
         })
         .await?;
-        ensure!(daemon.counters().await?.connections("terminate") > 0, "the pull does not go through the daemon");
         daemon.kill();
-        Ok(())
+        anyhow::Ok(())
     });
 
     killed?;
-    pulled.context("the pull that the daemon died in")?;
+    match pulled {
+        // A request that the dying daemon had not begun to answer fails the whole call: containerd resumes bodies only, and
+        // leaves the rest to the kubelet, which calls again.
+        Err(error) if kind == Kind::Containerd => {
+            eprintln!("the kubelet had to call again: {error:#}");
+            runtime.pull(&big).await.context("the kubelet's second call")?;
+        }
+        pulled => drop(pulled.context("the pull that the daemon died in")?),
+    }
     runtime.holds(&large, &big).await?;
     daemon.restart().await?;
     assert_eq!(
@@ -73,7 +82,7 @@ async fn killed_during_a_pull(kind: Kind) -> Result<()> {
     let counted = daemon.counters().await?;
     ensure!(counted.bytes("store") >= small.bytes(), "not from the store: {:?}", counted.by_source());
     assert_eq!(fleet.registry().blob_bytes()?, egress, "the store was there, and the registry was asked all the same");
-    Ok(())
+    fleet.passed()
 }
 
 #[tokio::test]
@@ -109,7 +118,8 @@ async fn stopped_before_a_pull(kind: Kind) -> Result<()> {
         again.pull(&reference).await?;
         Ok((daemons[0].counters().await?.connections("terminate") > 0).then_some(()))
     })
-    .await
+    .await?;
+    fleet.passed()
 }
 
 #[tokio::test]
@@ -137,7 +147,7 @@ async fn a_blob_corrupted_on_a_peers_disk_is_noticed_and_its_source_named() -> R
         lines.iter().find(|line| line.digest == victim.digest).context("no access line for the corrupted layer")?;
     ensure!(line.fault.starts_with("peer:"), "the access line blames {:?}", line.fault);
     ensure!(line.size == victim.size && line.status == 200, "{line:?}");
-    Ok(())
+    fleet.passed()
 }
 
 /// The file in which `daemon` keeps the blob `digest`.

@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 use super::command;
 use crate::wait;
 
-/// A running program. Dropping it sends SIGKILL and waits; if a test is failing just then, the end of its log is printed.
+/// A running program. Dropping it sends SIGKILL and waits.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -108,9 +107,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the end of {} ({}) ---\n{}", self.name, self.log.display(), self.tail(25));
-        }
         self.kill();
     }
 }
