@@ -6,6 +6,7 @@
 //!
 //! What needs root says so through [`privilege::needed`], which skips loudly on a laptop and fails in CI.
 
+pub mod bench;
 pub mod demo;
 pub mod fleet;
 pub mod image;

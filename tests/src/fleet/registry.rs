@@ -170,7 +170,7 @@ pub(super) fn trust(entry: &Entry, authority: &Authority) -> Result<()> {
 }
 
 /// `SSL_CERT_DIR` of a program that trusts this machine's authorities, the operator's, and what is in `more`.
-pub(super) fn ssl_cert_dir(more: Option<&std::path::Path>) -> String {
+pub(crate) fn ssl_cert_dir(more: Option<&std::path::Path>) -> String {
     let more = more.map(|dir| format!(":{}", dir.display())).unwrap_or_default();
     format!("/etc/ssl/certs:{CA_DIR}{more}")
 }

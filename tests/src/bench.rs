@@ -1,0 +1,52 @@
+//! The benchmarks: each measures waylay and what it is compared with in the same run, turn by turn, on a real fleet.
+//!
+//! A machine that does other things too makes absolute numbers useless, so what counts is the ratio or the difference
+//! within one round, and of several rounds the median. Raw numbers of both sides are in the JSON.
+
+mod blob;
+pub mod client;
+mod hit;
+mod measure;
+mod memory;
+mod nginx;
+mod overhead;
+mod report;
+mod warm;
+
+use anyhow::{Result, ensure};
+
+use self::measure::Idle;
+pub use self::report::Report;
+use crate::privilege;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// A blob in the local store against nginx serving the same file.
+    Hit,
+    /// A blob from one peer against the registry itself.
+    Warm,
+    /// What a manifest and a connect() cost more.
+    Overhead,
+    /// Resident memory, idle and under eight pulls.
+    Memory,
+}
+
+impl Scenario {
+    /// Measures, saying on standard error what is being done.
+    ///
+    /// # Errors
+    /// When something is missing on this machine or a part fails.
+    pub async fn run(self) -> Result<Report> {
+        let missing = privilege::missing();
+        ensure!(missing.is_empty(), "benchmarks cannot run here; missing: {}", missing.join("; "));
+        let idle = Idle::begin()?;
+        let report = match self {
+            Self::Hit => Box::pin(hit::run()).await,
+            Self::Warm => Box::pin(warm::run()).await,
+            Self::Overhead => Box::pin(overhead::run()).await,
+            Self::Memory => Box::pin(memory::run()).await,
+        }?;
+        Ok(report.with("idle_cpu_share", idle.share()?))
+    }
+}
