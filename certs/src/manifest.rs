@@ -25,7 +25,7 @@ const HASHES: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// A published certificate; [`crate::publish`] withdraws it by itself.
+    /// A published certificate; [`crate::publish()`] withdraws it by itself.
     Certificate,
     /// Part of an installation, such as a systemd drop-in.
     Installation,

@@ -1,5 +1,6 @@
 //! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
 
+mod members;
 pub mod trust;
 mod view;
 mod watch;
@@ -12,7 +13,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use iroh_base::SecretKey;
 use tokio::net::TcpListener;
 use waylay_certs::{Identities, Manifest, Publish, RegistryName};
 
@@ -21,14 +21,14 @@ use crate::{
     accept::{self, Origin},
     admin::Admin,
     config::Config,
-    content::{Content, Seal},
+    content::Content,
     dial,
     http::Http,
     intercept::{self, Intercept, Listeners, Targets},
     lifecycle::{self, Readiness, Shutdown},
     metrics::Metrics,
     pull::{Pull, access::Access, tags::Tags},
-    store::{self, Store, piece::Statement},
+    store::{self, Store},
     swarm::Swarm,
     telemetry::Trace,
     tls::{Listed, Tls, Trust},
@@ -57,8 +57,8 @@ pub struct Core {
     pub shutdown: Shutdown,
     /// The blob store.
     pub store: Store,
-    /// The peer network, if this node has one.
-    pub swarm: Option<Swarm>,
+    /// The peer network; without one configured, a swarm of one.
+    pub swarm: Swarm,
     config: Config,
     http: Http,
 }
@@ -77,11 +77,11 @@ impl Core {
             low_disk: config.store.low_disk,
         })?;
         let swarm = match &config.swarm {
-            Some(swarm) => Some(Swarm::join(swarm, &store).await?),
-            None => None,
+            Some(swarm) => Swarm::start(members::resolve(swarm)?, store.clone()).await?,
+            None => Swarm::alone(),
         };
         let upstream = Upstream::new(resolver);
-        let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), seal(swarm.as_ref()), metrics.clone());
+        let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), metrics.clone());
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let pull = Pull::new(upstream.clone(), content, Access::new(config.pull.offline_grace), tags);
@@ -116,9 +116,7 @@ impl Core {
 
     /// Says goodbye to the peers and notes that the store was closed cleanly.
     pub async fn close(self) {
-        if let Some(swarm) = &self.swarm {
-            swarm.leave().await;
-        }
+        self.swarm.close().await;
         if let Err(error) = self.store.close() {
             tracing::warn!(%error, "the store was not closed cleanly; its unfinished blobs will be hashed again");
         }
@@ -280,16 +278,4 @@ fn outside() -> Resolver {
         let host = host.to_owned();
         Box::pin(async move { dial::resolve(&host, port, dial::forbidden, LOOKUP).await.ok()?.into_iter().next() })
     })
-}
-
-/// Who states the pieces that this node takes from a registry: its identity among the members or, without members,
-/// one that lasts as long as the process.
-fn seal(swarm: Option<&Swarm>) -> Seal {
-    match swarm.cloned() {
-        Some(swarm) => Arc::new(move |blob, size, index, blake3| swarm.seal(blob, size, index, blake3)),
-        None => {
-            let key = SecretKey::from_bytes(&rand::random());
-            Arc::new(move |blob, size, index, blake3| Statement::sign(&key, blob, size, index, blake3))
-        }
-    }
 }

@@ -27,8 +27,7 @@ use crate::{
     metrics::Metrics,
     oci::Digest,
     store::{
-        Blob, Partial, Provenance, Store, StoreError,
-        piece::{Layout, Statement},
+        Blob, Partial, Provenance, Store, StoreError, piece::Layout,
     },
     swarm::{Located, Swarm},
     upstream::{Body, Head, Origin, Upstream},
@@ -40,9 +39,6 @@ pub use tally::Tally;
 pub const VERIFIED_FIRST: u64 = 32 << 20;
 /// How long a digest is taken from the registry alone after members gave wrong bytes for it.
 const DISTRUST: Duration = Duration::from_secs(600);
-
-/// Who states the BLAKE3 of pieces that this node takes from a registry.
-pub type Seal = Arc<dyn Fn(Digest, u64, u32, [u8; 32]) -> Statement + Send + Sync>;
 
 /// How the registry can be asked for a blob: where, and with whose headers.
 #[derive(Clone)]
@@ -84,9 +80,8 @@ pub struct Content(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    swarm: Option<Swarm>,
+    swarm: Swarm,
     upstream: Upstream,
-    seal: Seal,
     metrics: Arc<Metrics>,
     // std: held for a look-up, never across an await.
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
@@ -95,9 +90,9 @@ struct Inner {
 
 impl Content {
     /// Serves from these sources.
-    pub fn new(store: Store, swarm: Option<Swarm>, upstream: Upstream, seal: Seal, metrics: Arc<Metrics>) -> Self {
+    pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
-        Self(Arc::new(Inner { store, swarm, upstream, seal, metrics, flights: Mutex::default(), distrusted }))
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights: Mutex::default(), distrusted }))
     }
 
     /// Whether `digest` can be had without the registry: held, on its way, or held by members.
@@ -115,7 +110,7 @@ impl Content {
         if self.0.distrusted.contains_key(&digest) {
             return None;
         }
-        let located = self.0.swarm.as_ref()?.locate(&digest).await?;
+        let located = self.0.swarm.locate(&digest).await?;
         let (size, provenance) = (located.size, located.provenance.clone());
         Some(Found { place: Place::Members(located), size, provenance, media_type: None })
     }
@@ -215,7 +210,7 @@ impl Content {
         media_type: &str,
         provenance: Provenance,
     ) -> Result<(), Fault> {
-        let (store, seal, media_type) = (self.0.store.clone(), self.0.seal.clone(), media_type.to_owned());
+        let (store, swarm, media_type) = (self.0.store.clone(), self.0.swarm.clone(), media_type.to_owned());
         let size = body.len() as u64;
         blocking(move || match store.begin(&digest, size) {
             Ok(partial) => {
@@ -225,7 +220,7 @@ impl Content {
                     let mut writer = partial.writer(index)?;
                     let range = partial.layout().range(index);
                     writer.write(body.get(range.start as usize..range.end as usize).unwrap_or_default())?;
-                    let statement = seal(digest, size, index, writer.blake3());
+                    let statement = swarm.seal(digest, size, index, writer.blake3());
                     writer.finish(&statement)?;
                 }
                 Ok(())

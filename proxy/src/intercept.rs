@@ -205,6 +205,15 @@ impl Intercept {
         self.shared.pending().count()
     }
 
+    /// Frees the places of connections that have been on their way for longer than `age`: their `connect()` failed after
+    /// the hook, or they died in the listener's queue. Returns how many. [`Intercept::prove`] does it, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_unaccepted(&self, age: Duration) -> Result<usize, MapError> {
+        self.shared.pending().sweep(monotonic_ns(), age)
+    }
+
     /// How often each way out of the hooks was taken since they were attached, summed over the processors.
     ///
     /// # Errors
@@ -227,4 +236,22 @@ fn monotonic_ns() -> u64 {
 /// A lock that outlives a panic elsewhere: the maps are in the kernel, and never half-changed here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guard_can_be_shared_by_the_accept_loop_and_the_rest() {
+        fn shared<T: Send + Sync + 'static>() {}
+        shared::<Intercept>();
+        shared::<KernelOrigin>();
+    }
+
+    #[test]
+    fn the_clock_is_the_kernels() {
+        let before = monotonic_ns();
+        assert!(before > 0 && monotonic_ns() >= before);
+    }
 }

@@ -3,26 +3,26 @@
 //! Modules stand in the order in which a connection walks through them; a module uses only what stands
 //! below it (`cargo xtask tidy` checks that).
 
-pub mod admin;
-pub mod app;
 pub mod cli;
+pub mod app;
 pub mod config;
+pub mod admin;
 // -- way in
-pub mod accept;
-pub mod http;
 pub mod intercept;
+pub mod accept;
 pub mod tls;
+pub mod http;
 // -- decision
 pub mod pull;
 // -- content
 pub mod content;
-pub mod dial;
-pub mod store;
 pub mod swarm;
+pub mod store;
 pub mod upstream;
+pub mod dial;
 // -- ground
-pub mod fault;
-pub mod lifecycle;
-pub mod metrics;
 pub mod oci;
+pub mod fault;
+pub mod metrics;
 pub mod telemetry;
+pub mod lifecycle;

@@ -14,6 +14,7 @@
 //! ```
 
 mod blob;
+mod directory;
 mod error;
 mod evict;
 mod hash;
@@ -26,11 +27,9 @@ pub mod piece;
 mod tests;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
+    fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex},
 };
 
 use tokio::{runtime::Handle, sync::broadcast};
@@ -43,16 +42,12 @@ pub use self::{
     partial::{Partial, PieceWriter},
 };
 use self::{
-    evict::{Index, Kind},
+    directory::Directory,
+    evict::Kind,
     hash::PrefixHasher,
-    map::PieceMap,
-    open::Paths,
     piece::{Layout, Statement},
 };
 use crate::oci::digest::Digest;
-
-/// How often at most the last use of a blob is written to disk.
-const NOTE_USE: Duration = Duration::from_secs(60);
 
 /// Where the store is and how much it may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,21 +82,7 @@ pub enum Source {
 /// hashes the pieces of unfinished blobs again before they count.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    quota: u64,
-    low_disk: u64,
-    paths: Paths,
-    boot: String,
-    // std: never held across an await. File operations on names happen under it, so that a name is one thing at a time.
-    index: Mutex<Index>,
-    events: broadcast::Sender<Event>,
-    runtime: Handle,
-    /// Its lock goes with it.
-    _lock: File,
+    directory: Arc<Directory>,
 }
 
 impl Store {
@@ -109,7 +90,7 @@ impl Store {
     pub fn open(config: Config) -> Result<Self, StoreError> {
         let (paths, lock, boot, index) = open::open(&config.dir)?;
         let store = Self {
-            inner: Arc::new(Inner {
+            directory: Arc::new(Directory {
                 quota: config.quota,
                 low_disk: config.low_disk,
                 paths,
@@ -121,10 +102,10 @@ impl Store {
             }),
         };
         // The quota may be smaller than last time.
-        let mut index = store.inner.index();
+        let mut index = store.directory.index();
         let excess = index.bytes().saturating_sub(config.quota);
         if let Some(victims) = index.victims(excess) {
-            store.inner.evict(&mut index, &victims)?;
+            store.directory.evict(&mut index, &victims)?;
         }
         drop(index);
         Ok(store)
@@ -132,12 +113,12 @@ impl Store {
 
     /// The complete blob, if held; counts as a use.
     pub fn get(&self, digest: &Digest) -> Option<Arc<Blob>> {
-        let mut index = self.inner.index();
+        let mut index = self.directory.index();
         let entry = index.get(digest)?;
         let Kind::Blob(open) = &entry.kind else { return None };
         let blob = match open.upgrade() {
             Some(blob) => blob,
-            None => match self.inner.open_blob(digest, entry.size) {
+            None => match self.directory.open_blob(digest, entry.size) {
                 Some(blob) => blob,
                 None => {
                     tracing::warn!(%digest, "a held blob is missing or has another length, forgetting it");
@@ -146,7 +127,7 @@ impl Store {
                 }
             },
         };
-        self.inner.used(&mut index, digest);
+        self.directory.used(&mut index, digest);
         if let Some(entry) = index.get_mut(digest) {
             entry.kind = Kind::Blob(Arc::downgrade(&blob));
         }
@@ -157,12 +138,12 @@ impl Store {
     /// first call hashes what is there.
     pub fn partial(&self, digest: &Digest) -> Option<Arc<Partial>> {
         let (partial, suspect) = {
-            let mut index = self.inner.index();
+            let mut index = self.directory.index();
             let size = index.get(digest).filter(|entry| matches!(entry.kind, Kind::Partial { .. }))?.size;
-            self.inner.open_partial(&mut index, digest, Layout::new(size).ok()?, false).ok()??
+            self.directory.open_partial(&mut index, digest, Layout::new(size).ok()?, false).ok()??
         };
         partial.settle(suspect).ok()?;
-        self.inner.settled(digest);
+        self.directory.settled(digest);
         Some(partial)
     }
 
@@ -171,7 +152,7 @@ impl Store {
     pub fn begin(&self, digest: &Digest, size: u64) -> Result<Arc<Partial>, StoreError> {
         let layout = Layout::new(size).map_err(|error| StoreError::TooLarge(error.0))?;
         let (partial, suspect) = {
-            let mut index = self.inner.index();
+            let mut index = self.directory.index();
             if let Some(entry) = index.get(digest) {
                 if matches!(entry.kind, Kind::Blob(_)) {
                     return Err(StoreError::AlreadyHeld(*digest));
@@ -180,16 +161,16 @@ impl Store {
                     if entry.open_partial().is_some() {
                         return Err(StoreError::SizeConflict { digest: *digest, known: entry.size, asked: size });
                     }
-                    self.inner.evict(&mut index, &[*digest])?;
+                    self.directory.evict(&mut index, &[*digest])?;
                 }
             }
-            match self.inner.open_partial(&mut index, digest, layout, true)? {
+            match self.directory.open_partial(&mut index, digest, layout, true)? {
                 Some(found) => found,
                 None => return Err(StoreError::Discarded(*digest)),
             }
         };
         partial.settle(suspect)?;
-        self.inner.settled(digest);
+        self.directory.settled(digest);
         Ok(partial)
     }
 
@@ -200,20 +181,20 @@ impl Store {
 
     /// All complete blobs, in no order.
     pub fn held(&self) -> Vec<Digest> {
-        let index = self.inner.index();
+        let index = self.directory.index();
         index.iter().filter(|(_, entry)| matches!(entry.kind, Kind::Blob(_))).map(|(digest, _)| *digest).collect()
     }
 
     /// Bytes that held and begun blobs take of the quota.
     pub fn bytes(&self) -> u64 {
-        self.inner.index().bytes()
+        self.directory.index().bytes()
     }
 
     /// What is remembered about a blob; `None` when it is not held, not even in part.
     pub fn info(&self, digest: &Digest) -> Option<Info> {
-        let index = self.inner.index();
+        let index = self.directory.index();
         let entry = index.get(digest)?;
-        Some(self.inner.read_info(digest, entry.size, entry.pinned))
+        Some(self.directory.read_info(digest, entry.size, entry.pinned))
     }
 
     /// Remembers that a registry has itself served the blob under a repository. Without effect when it is not held.
@@ -229,7 +210,7 @@ impl Store {
     /// Protects a blob from eviction, or no longer. Without effect when it is not held.
     pub fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
         self.change(digest, true, |info| std::mem::replace(&mut info.pinned, pinned) != pinned)?;
-        if let Some(entry) = self.inner.index().get_mut(digest) {
+        if let Some(entry) = self.directory.index().get_mut(digest) {
             entry.pinned = pinned;
         }
         Ok(())
@@ -238,8 +219,8 @@ impl Store {
     /// Throws a blob away, complete or not. Readers that have it open keep reading a complete one; an unfinished one fails
     /// for all who wait.
     pub fn discard(&self, digest: &Digest) -> Result<(), StoreError> {
-        let mut index = self.inner.index();
-        self.inner.evict(&mut index, &[*digest])
+        let mut index = self.directory.index();
+        self.directory.evict(&mut index, &[*digest])
     }
 
     /// Hashes a complete blob again; whether it still is what its name says. `None` when it is not held.
@@ -252,22 +233,22 @@ impl Store {
 
     /// What comes and goes from now on. A slow receiver misses some: [`held`](Self::held) is the truth.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        self.directory.events.subscribe()
     }
 
     /// Notes that the store was closed cleanly, so that pieces of unfinished blobs count without being hashed again if the
     /// next start is in the same boot. Call it last.
     pub fn close(&self) -> Result<(), StoreError> {
-        let path = self.inner.paths.clean();
-        fs::write(&path, &self.inner.boot).map_err(StoreError::io("write", &path))
+        let path = self.directory.paths.clean();
+        fs::write(&path, &self.directory.boot).map_err(StoreError::io("write", &path))
     }
 
     fn change(&self, digest: &Digest, durable: bool, change: impl FnOnce(&mut Info) -> bool) -> Result<(), StoreError> {
-        let index = self.inner.index();
+        let index = self.directory.index();
         let Some(entry) = index.get(digest) else { return Ok(()) };
-        let mut info = self.inner.read_info(digest, entry.size, entry.pinned);
+        let mut info = self.directory.read_info(digest, entry.size, entry.pinned);
         if change(&mut info) {
-            let path = self.inner.paths.info(digest);
+            let path = self.directory.paths.info(digest);
             info.write(&path, durable).map_err(StoreError::io("write", &path))?;
         }
         Ok(())
@@ -306,174 +287,4 @@ impl Source {
             Self::Partial(partial) => partial.read_at(offset, buffer),
         }
     }
-}
-
-impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_blob(&self, digest: &Digest, size: u64) -> Option<Arc<Blob>> {
-        let path = self.paths.blob(digest);
-        let file = File::open(&path).ok()?;
-        if file.metadata().ok()?.len() != size {
-            return None;
-        }
-        let map = PieceMap::open(&self.paths.map(digest), *digest).ok().flatten();
-        Some(Arc::new(Blob::new(*digest, Layout::new(size).ok()?, file, path, map)))
-    }
-
-    /// Opens the files of an unfinished blob, with `create` anew when there are none of that size.
-    fn open_partial(
-        self: &Arc<Self>,
-        index: &mut Index,
-        digest: &Digest,
-        layout: Layout,
-        create: bool,
-    ) -> Result<Option<(Arc<Partial>, bool)>, StoreError> {
-        let known = index.get(digest);
-        let suspect = known.is_some_and(|entry| matches!(entry.kind, Kind::Partial { suspect: true, .. }));
-        if let Some(open) = known.and_then(|entry| entry.open_partial()) {
-            index.touch(digest);
-            return Ok(Some((open, suspect)));
-        }
-        let (path, map_path) = (self.paths.partial(digest), self.paths.map(digest));
-        let map = match known {
-            Some(_) => PieceMap::open(&map_path, *digest).map_err(StoreError::io("open", &map_path))?,
-            None => None,
-        };
-        let map = map.filter(|map| map.layout() == layout && path.exists());
-        if map.is_none() && !create {
-            return Ok(None);
-        }
-        if create {
-            let reserved = if known.is_some() { 0 } else { layout.size() };
-            self.make_room(index, digest, layout.size(), reserved)?;
-        }
-        let fresh = map.is_none();
-        let map = match map {
-            Some(map) => map,
-            None => PieceMap::create(&map_path, *digest, layout).map_err(StoreError::io("create", &map_path))?,
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(fresh)
-            .open(&path)
-            .and_then(|file| file.set_len(layout.size()).map(|()| file))
-            .map_err(StoreError::io("create", &path))?;
-        let partial = Arc::new(Partial::new(*digest, layout, (file, path), map, self));
-        let pinned = known_pin(index, digest);
-        if fresh && !self.paths.info(digest).exists() {
-            let info_path = self.paths.info(digest);
-            Info::new(layout.size()).write(&info_path, false).map_err(StoreError::io("write", &info_path))?;
-        }
-        let open = Arc::downgrade(&partial);
-        index.insert(*digest, layout.size(), pinned, Kind::Partial { open, suspect: suspect && !fresh });
-        Ok(Some((partial, suspect && !fresh)))
-    }
-
-    /// The pieces were hashed again; from now on they are as good as any.
-    fn settled(&self, digest: &Digest) {
-        if let Some(Kind::Partial { suspect, .. }) = self.index().get_mut(digest).map(|entry| &mut entry.kind) {
-            *suspect = false;
-        }
-    }
-
-    /// Evicts until `reserve` bytes fit the quota and `size` bytes the disk.
-    fn make_room(&self, index: &mut Index, digest: &Digest, size: u64, reserve: u64) -> Result<(), StoreError> {
-        let free = self.paths.free()?;
-        let coming: u64 = index
-            .iter()
-            .filter_map(|(_, entry)| entry.open_partial())
-            .map(|open| open.layout().size() - open.bytes())
-            .sum();
-        let over_quota = (index.bytes() + reserve).saturating_sub(self.quota);
-        let over_disk = (self.low_disk + coming + size).saturating_sub(free);
-        let full = StoreError::Full { needed: size, used: index.bytes(), quota: self.quota, free };
-        if size > self.quota {
-            return Err(full);
-        }
-        let needed = over_quota.max(over_disk);
-        let mut victims = index.victims(needed).ok_or(full)?;
-        victims.retain(|victim| victim != digest);
-        self.evict(index, &victims)
-    }
-
-    /// Removes blobs and everything about them, under the lock of the index.
-    fn evict(&self, index: &mut Index, victims: &[Digest]) -> Result<(), StoreError> {
-        for digest in victims {
-            let Some(entry) = index.remove(digest) else { continue };
-            if let Some(open) = entry.open_partial() {
-                open.fail(StoreError::Discarded(*digest));
-            }
-            let _ = self.events.send(Event::Dropped(*digest));
-            for path in self.paths.all(digest) {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("remove", &path)(error));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends an unfinished blob whose bytes were wrong, and drops it unless another took its place. One step under the
-    /// lock: whoever hears of the error finds it gone.
-    fn forget(&self, partial: &Arc<Partial>, error: StoreError) {
-        let mut index = self.index();
-        partial.fail(error);
-        let digest = partial.digest();
-        if self.is_current(&index, partial)
-            && let Err(error) = self.evict(&mut index, &[digest])
-        {
-            tracing::warn!(%digest, %error, "cannot remove a wrong blob");
-        }
-    }
-
-    fn is_current(&self, index: &Index, partial: &Arc<Partial>) -> bool {
-        let open = index.get(&partial.digest()).and_then(|entry| entry.open_partial());
-        open.is_some_and(|open| Arc::ptr_eq(&open, partial))
-    }
-
-    /// Takes a synced file under its final name. The proof is what makes it a blob.
-    fn admit(&self, proof: VerifiedDigest, partial: &Arc<Partial>) -> Result<Arc<Blob>, StoreError> {
-        let digest = proof.digest();
-        let mut index = self.index();
-        if !self.is_current(&index, partial) {
-            return Err(StoreError::Discarded(digest));
-        }
-        let (from, to) = (self.paths.partial(&digest), self.paths.blob(&digest));
-        fs::rename(&from, &to).map_err(StoreError::io("rename to", &to))?;
-        self.paths.sync_names()?;
-        let size = partial.layout().size();
-        let pinned = known_pin(&index, &digest);
-        let blob = self.open_blob(&digest, size).ok_or(StoreError::Discarded(digest))?;
-        index.insert(digest, size, pinned, Kind::Blob(Arc::downgrade(&blob)));
-        let _ = self.events.send(Event::Stored(digest));
-        Ok(blob)
-    }
-
-    fn read_info(&self, digest: &Digest, size: u64, pinned: bool) -> Info {
-        let mut info = Info::read(&self.paths.info(digest)).unwrap_or_else(|| Info::new(size));
-        (info.size, info.pinned) = (size, pinned);
-        info
-    }
-
-    fn used(&self, index: &mut Index, digest: &Digest) {
-        let Some(entry) = index.touch(digest) else { return };
-        if entry.noted.is_none_or(|noted| noted.elapsed() > NOTE_USE) {
-            entry.noted = Some(Instant::now());
-            // Only the order of eviction after a restart hangs on it.
-            let noted = OpenOptions::new().write(true).open(self.paths.info(digest));
-            let _ = noted.and_then(|file| file.set_modified(SystemTime::now()));
-        }
-    }
-}
-
-fn known_pin(index: &Index, digest: &Digest) -> bool {
-    index.get(digest).is_some_and(|entry| entry.pinned)
 }

@@ -1,22 +1,203 @@
-//! stub
-#![allow(missing_docs)]
+//! Peers: who is there, who has what, and getting pieces from them over iroh. No relay, no outside service, nothing
+//! central; every node runs this same code.
+//!
+//! A member is an address, its identity follows from the cluster secret (`members`). For each digest three members keep
+//! books on who holds it (`tracker`); `herald` tells them, `locate` asks them. Pieces come over one protocol (`frame`,
+//! `exchange`) in the order that `plan` says. Whether a client may have a blob, and what to do when nobody has it, is
+//! decided above.
+
+mod endpoint;
+mod exchange;
+mod fetch;
+mod frame;
+mod herald;
+mod locate;
+mod members;
+pub mod plan;
+mod pool;
+mod quarantine;
+#[cfg(test)]
+mod tests;
+mod tracker;
+
 use std::{net::SocketAddr, ops::Range, sync::Arc};
-use crate::{oci::Digest, store::{Partial, Provenance}, fault::{Fault, What}};
-#[derive(Clone)] pub struct Swarm;
-pub struct Located { pub size: u64, pub provenance: Vec<Provenance> }
-pub struct PeerFault(pub SocketAddr);
-impl From<PeerFault> for Fault { fn from(f: PeerFault) -> Fault { Fault::of_peer(What::Gone, f.0) } }
-pub struct Fetched { pub bytes: Vec<(SocketAddr, u64)>, pub faults: Vec<PeerFault>, pub missing: Vec<u32> }
-impl Swarm {
-  pub fn id(&self) -> iroh_base::EndpointId { todo!() }
-  pub fn quarantine(&self, _: iroh_base::EndpointId) -> Option<SocketAddr> { None }
-  pub async fn locate(&self, _: &Digest) -> Option<Located> { None }
-  pub async fn fetch(&self, _: &Arc<Partial>, _: Located, _: Range<u32>) -> Fetched { todo!() }
+
+use iroh::{Endpoint, EndpointId, SecretKey};
+use tokio::task::JoinSet;
+use waylay_certs::cluster::ClusterSecret;
+
+pub use self::{
+    endpoint::StartError,
+    fetch::{Blame, Fetched, PeerFault},
+    locate::{Located, Provider},
+    members::MemberStatus,
+};
+use self::{
+    exchange::Exchange,
+    herald::{Herald, Round},
+    members::Members,
+    pool::Pool,
+    quarantine::Quarantine,
+};
+use crate::{
+    oci::digest::Digest,
+    store::{Partial, Provenance, Store, piece::Statement},
+};
+
+/// How this node takes part.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen (UDP). With port 0 a free one is chosen, and the identity follows from it.
+    pub listen: SocketAddr,
+    /// The address that others use, if it is not `listen`: then that is bound, and this is who we are.
+    pub advertise: Option<SocketAddr>,
+    /// The cluster's secret, and during a rotation the other one after it.
+    pub secrets: Vec<ClusterSecret>,
+    /// Other members: the static list, and the addresses of the join token. One that lives is enough.
+    pub members: Vec<SocketAddr>,
 }
-pub struct SwarmStatus { pub address: SocketAddr, pub members: Vec<SocketAddr>, pub connected: usize }
+
+/// The node's place among its peers; clones share it. When the last is dropped, the endpoint closes.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    key: SecretKey,
+    quarantine: Arc<Quarantine>,
+    /// `None` when this node is alone.
+    net: Option<Net>,
+}
+
+#[derive(Debug)]
+struct Net {
+    endpoint: Endpoint,
+    members: Members,
+    pool: Pool,
+    exchange: Arc<Exchange>,
+    /// Stops its tasks when dropped.
+    _tasks: JoinSet<()>,
+}
+
+/// A look at the swarm.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The address that others use for us; `None` when alone.
+    pub advertised: Option<SocketAddr>,
+    /// The other members.
+    pub members: Vec<MemberStatus>,
+    /// Connections that we keep to members now.
+    pub connections: usize,
+    /// What others told us as an owner: announcements in our books.
+    pub facts: usize,
+    /// Bytes of pieces given to peers since the start.
+    pub sent: u64,
+    /// Nodes whose pieces are not taken at present.
+    pub quarantined: Vec<EndpointId>,
+}
+
 impl Swarm {
-  pub async fn join(_: &crate::config::Swarm, _: &crate::store::Store) -> anyhow::Result<Swarm> { anyhow::bail!("no swarm yet") }
-  pub async fn leave(&self) {}
-  pub fn status(&self) -> SwarmStatus { todo!() }
-  pub fn seal(&self, _: Digest, _: u64, _: u32, _: [u8;32]) -> crate::store::piece::Statement { todo!() }
+    /// Binds the endpoint, then looks for the members and tells them what the store holds. Returns before any of them
+    /// answered.
+    pub async fn start(config: Config, store: Store) -> Result<Self, StartError> {
+        let secret = config.secrets.first().ok_or(StartError::NoSecret)?;
+        let listen = endpoint::settle(config.listen)?;
+        let me = config.advertise.unwrap_or(listen);
+        if me.ip().is_unspecified() {
+            return Err(StartError::Unspecified(me));
+        }
+        let key = secret.node_key(me);
+        let members = Members::new(me, config.secrets.clone(), &config.members);
+        let endpoint = endpoint::bind(listen, key.clone(), &members).await?;
+        let pool = Pool::new(endpoint.clone(), members.clone());
+        let exchange = Arc::new(Exchange::new(store, members.clone(), Herald::default(), rand::random()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(exchange.clone().serve(endpoint.clone()));
+        tasks.spawn(Round::new(exchange.clone(), pool.clone()).run());
+        let net = Net { endpoint, members, pool, exchange, _tasks: tasks };
+        tracing::info!(advertised = %me, members = config.members.len(), "the swarm has started");
+        Ok(Self { inner: Arc::new(Inner { key, quarantine: Arc::default(), net: Some(net) }) })
+    }
+
+    /// A swarm of one: nothing is found, announced or listened for; pieces are still sealed, for later.
+    pub fn alone() -> Self {
+        let key = SecretKey::generate();
+        Self { inner: Arc::new(Inner { key, quarantine: Arc::default(), net: None }) }
+    }
+
+    /// Asks the owners of the digest who has it. `None` when nobody knows, and in any case after half a second.
+    pub async fn locate(&self, blob: &Digest) -> Option<Located> {
+        let net = self.inner.net.as_ref()?;
+        locate::locate(&net.exchange, &net.pool, blob).await
+    }
+
+    /// Fetches those pieces of `wanted` that are not here yet from the providers, several at a time. It ends by itself,
+    /// whatever peers do, and tells what is missing; call it again with a later answer of [`locate`](Self::locate) to go on.
+    /// Dropping it stops it, and what came by then stays.
+    pub async fn fetch(&self, partial: &Arc<Partial>, located: &Located, wanted: Range<u32>) -> Fetched {
+        match &self.inner.net {
+            Some(net) => fetch::fetch(&net.pool, &self.inner.quarantine, partial, located, wanted).await,
+            None => Fetched { missing: partial.missing(wanted), ..Fetched::default() },
+        }
+    }
+
+    /// Tells the owners of the digest that it is complete here; soon, in company of others.
+    pub fn announce(&self, blob: Digest, size: u64, provenance: Vec<Provenance>) {
+        if let Some(net) = &self.inner.net {
+            net.exchange.herald.held(herald::holding(blob, size, provenance));
+        }
+    }
+
+    /// Tells them that it is no longer here. What the store evicts is withdrawn without being asked.
+    pub fn withdraw(&self, blob: Digest) {
+        if let Some(net) = &self.inner.net {
+            net.exchange.herald.gone(blob);
+        }
+    }
+
+    /// States, signed, that piece `index` of a blob of `size` bytes hashes to `blake3`. Only for bytes from a registry.
+    pub fn seal(&self, blob: Digest, size: u64, index: u32, blake3: [u8; 32]) -> Statement {
+        Statement::sign(&self.inner.key, blob, size, index, blake3)
+    }
+
+    /// Takes no pieces stated by this node for a while: the whole did not add up.
+    pub fn quarantine(&self, sealer: EndpointId) {
+        // Our own statements are made of what a registry sent.
+        if sealer != self.inner.key.public() {
+            self.inner.quarantine.add(sealer);
+        }
+    }
+
+    /// Whether this node itself is the sealer.
+    pub fn is_own(&self, sealer: &EndpointId) -> bool {
+        *sealer == self.inner.key.public()
+    }
+
+    /// Who a sealer is, for logs and counters, if it is a member.
+    pub fn member(&self, sealer: &EndpointId) -> Option<SocketAddr> {
+        self.inner.net.as_ref()?.members.addr_of(sealer)
+    }
+
+    /// A look at it.
+    pub fn status(&self) -> Status {
+        let quarantined = self.inner.quarantine.list();
+        let Some(net) = &self.inner.net else { return Status { quarantined, ..Status::default() } };
+        Status {
+            advertised: Some(net.members.me()),
+            members: net.members.status(),
+            connections: net.pool.len(),
+            facts: net.exchange.tracker().facts(),
+            sent: net.exchange.sent(),
+            quarantined,
+        }
+    }
+
+    /// Tells peers goodbye and closes the socket. Open requests, theirs and ours, end.
+    pub async fn close(&self) {
+        if let Some(net) = &self.inner.net {
+            net.endpoint.close().await;
+        }
+    }
 }

@@ -6,6 +6,8 @@
 mod attach;
 #[path = "kernel/callers.rs"]
 mod callers;
+#[path = "kernel/client.rs"]
+mod client;
 #[path = "kernel/crowd.rs"]
 mod crowd;
 #[path = "kernel/fail_open.rs"]

@@ -64,8 +64,11 @@ pub(crate) fn shown(command: &Command) -> String {
     };
     let settings =
         command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quoted(value?))));
-    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
-    settings.chain(words).collect::<Vec<_>>().join(" ")
+    // The cargo that runs us is `cargo` to whoever reads this.
+    let program = command.get_program();
+    let ours = std::env::var_os("CARGO").is_some_and(|cargo| cargo == program);
+    let program = if ours { "cargo".to_string() } else { quoted(program) };
+    settings.chain([program]).chain(command.get_args().map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

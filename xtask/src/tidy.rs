@@ -45,17 +45,18 @@ pub(crate) fn run_command() -> Result<()> {
     let files = files()?;
     let mut faults = Vec::new();
     let rust = || files.iter().filter(|file| file.path.extension().is_some_and(|extension| extension == "rs"));
+    let sources = || rust().map(|file| (file.path.as_path(), file.text.as_str()));
+    let tests = source::TestModules::find(sources());
     for file in rust() {
         faults.extend(without_doc(file));
         faults.extend(length(file));
-        faults.extend(elsewhere(file));
+        faults.extend(elsewhere(file, &tests));
     }
     for file in &files {
         faults.extend(key(file));
     }
     for dir in ORDERED {
-        let sources = rust().filter(|file| file.path.starts_with(dir));
-        let sources: Vec<(&Path, &str)> = sources.map(|file| (file.path.as_path(), file.text.as_str())).collect();
+        let sources: Vec<(&Path, &str)> = sources().filter(|(path, _)| path.starts_with(dir)).collect();
         faults.extend(order::check(Path::new(dir), &sources));
     }
     if faults.is_empty() {
@@ -103,9 +104,9 @@ fn length(file: &File) -> Option<String> {
     Some(format!("{shown}: {lines} lines; split it, {TOO_LONG} is the limit"))
 }
 
-fn elsewhere(file: &File) -> Vec<String> {
+fn elsewhere(file: &File, tests: &source::TestModules) -> Vec<String> {
     let product = ["proxy/src", "certs/src", "ebpf/abi/src"].iter().any(|dir| file.path.starts_with(dir));
-    if !product || source::is_test(&file.path) {
+    if !product || tests.has(&file.path) {
         return Vec::new();
     }
     let code = source::code(&file.text);
@@ -150,7 +151,10 @@ mod tests {
             ("proxy/src/dial.rs", "proxy/src/dial/mark.rs", "async fn f() { tokio::net::TcpStream::connect(a).await }"),
             ("proxy/src/config.rs", "proxy/src/config/file.rs", "fn f() { std::env::var_os(a); }"),
         ] {
-            let found = |path: &str, text: &str| !elsewhere(&file(path, text)).is_empty();
+            let tests =
+                source::TestModules::find(std::iter::once((Path::new("proxy/src/tls.rs"), "#[cfg(test)] mod tests;")));
+            let found = |path: &str, text: &str| !elsewhere(&file(path, text), &tests).is_empty();
+            assert!(!found("proxy/src/tls/tests.rs", code));
             assert!(found("proxy/src/tls.rs", code) && found("certs/src/trust.rs", code));
             assert!(!found(home, code) && !found(inside, code));
             assert!(!found("tests/src/lib.rs", code), "the harness plays the client");

@@ -1,5 +1,7 @@
 //! The accept loop: nobody gets in who was not caught, nobody is forgotten, and it ends when told.
 
+#![expect(clippy::disallowed_methods, reason = "these are the clients, on loopback")]
+
 use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::{

@@ -52,8 +52,8 @@ pub struct Peers {
     pub address: String,
     /// Other members that are known.
     pub members: Vec<String>,
-    /// How many of them a connection stands to now.
-    pub connected: u64,
+    /// How many of them answered when last asked.
+    pub reachable: u64,
 }
 
 /// Bytes by where they came from.

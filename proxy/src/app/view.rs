@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Parts {
     metrics: Arc<Metrics>,
     store: Store,
-    swarm: Option<Swarm>,
+    swarm: Swarm,
 }
 
 impl Parts {
@@ -50,8 +50,11 @@ impl Desk {
         if self.config.registries.is_empty() && self.config.plain_http.is_empty() {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
         }
-        if self.core.swarm.as_ref().is_some_and(|swarm| swarm.status().members.is_empty()) {
-            warnings.push("no other member is known: check swarm.members and the token's addresses".to_owned());
+        let swarm = self.core.swarm.status();
+        if swarm.advertised.is_some() && !swarm.members.iter().any(|member| member.reachable == Some(true)) {
+            warnings.push(
+                "no other member answers: check swarm.members, the token's addresses, and that UDP reaches them".to_owned(),
+            );
         }
         warnings
     }
@@ -68,13 +71,12 @@ impl View for Desk {
             }
         }
         metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
-        if let Some(swarm) = &self.core.swarm {
-            metrics.peers.set(i64::try_from(swarm.status().members.len()).unwrap_or(i64::MAX));
-        }
+        metrics.peers.set(i64::try_from(self.core.swarm.status().members.len()).unwrap_or(i64::MAX));
         metrics.render()
     }
 
     fn status(&self) -> Status {
+        let swarm = self.core.swarm.status();
         let bytes = |source: Source| self.core.metrics.bytes.get_or_create(&source.label()).get();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -90,13 +92,10 @@ impl View for Desk {
                 bytes: self.core.store.bytes(),
                 quota: self.config.store.quota,
             },
-            peers: self.core.swarm.as_ref().map(|swarm| {
-                let state = swarm.status();
-                status::Peers {
-                    address: state.address.to_string(),
-                    members: state.members.iter().map(ToString::to_string).collect(),
-                    connected: state.connected as u64,
-                }
+            peers: swarm.advertised.map(|address| status::Peers {
+                address: address.to_string(),
+                members: swarm.members.iter().map(|member| member.addr.to_string()).collect(),
+                reachable: swarm.members.iter().filter(|member| member.reachable == Some(true)).count() as u64,
             }),
             bytes: status::Bytes {
                 store: bytes(Source::Store),

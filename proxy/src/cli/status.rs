@@ -37,7 +37,7 @@ fn print(status: &Status) {
     row("store", format!("{} blobs, {} of {}", store.blobs, size(store.bytes), size(store.quota)));
     match &status.peers {
         Some(peers) => {
-            row("peers", format!("{} connected of {}: {}", peers.connected, peers.members.len(), or_none(&peers.members)));
+            row("peers", format!("{} of {} answer: {}", peers.reachable, peers.members.len(), or_none(&peers.members)));
             row("own address", peers.address.clone());
         }
         None => row("peers", "none: this node keeps to itself".to_owned()),

@@ -21,7 +21,7 @@ use crate::{
     metrics::Source,
     oci::Digest,
     store::{Partial, Provenance, StoreError},
-    swarm::Located,
+    swarm::{Blame, Located},
 };
 
 /// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
@@ -233,6 +233,15 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
     }
 }
 
+fn blamed(blame: Blame) -> What {
+    match blame {
+        Blame::Corrupt => What::Corrupt,
+        Blame::Stall => What::Stalled,
+        Blame::Gone => What::Cut,
+        Blame::Lied => What::Gone,
+    }
+}
+
 async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> {
     let (store, digest, size) = (content.store.clone(), partial.digest(), partial.layout().size());
     blocking(move || store.begin(&digest, size).ok()).await.flatten()
@@ -241,13 +250,12 @@ async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> 
 /// The whole is not what its digest says: whoever stated its pieces is no longer believed.
 fn blame(content: &Inner, shared: &Shared, sealers: &[iroh_base::EndpointId]) {
     let mut peers = 0;
-    if let Some(swarm) = &content.swarm {
-        for sealer in sealers.iter().filter(|sealer| **sealer != swarm.id()) {
-            peers += 1;
-            let at = swarm.quarantine(*sealer);
-            let fault = at.map_or(Fault::new(Side::Peer, What::Corrupt), |at| Fault::of_peer(What::Corrupt, at));
-            shared.note(content, &fault);
-        }
+    for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
+        peers += 1;
+        content.swarm.quarantine(*sealer);
+        let who = content.swarm.member(sealer);
+        let fault = who.map_or(Fault::new(Side::Peer, What::Corrupt), |at| Fault::of_peer(What::Corrupt, at));
+        shared.note(content, &fault);
     }
     if peers == 0 {
         shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
@@ -268,13 +276,13 @@ async fn fill(
     loop {
         let wanted = shared.wanted.notified();
         if lock(&shared.wants).whole
-            && let (Some(swarm), Some(located)) = (&content.swarm, located.take())
+            && let Some(located) = located.take()
         {
-            let fetched = swarm.fetch(partial, located, 0..partial.layout().count()).await;
+            let fetched = content.swarm.fetch(partial, &located, 0..partial.layout().count()).await;
             let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();
             content.metrics.fetched.get_or_create(&Source::Peer.label()).inc_by(bytes);
             for fault in fetched.faults {
-                shared.note(content, &fault.into());
+                shared.note(content, &Fault::of_peer(blamed(fault.blame), fault.peer));
             }
         }
         let Some(run) = shared.next_run(partial) else {

@@ -7,12 +7,13 @@ use http::{Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{Inner, Seal, Supply, blocking, fault};
+use super::{Inner, Supply, blocking, fault};
 use crate::{
     fault::{Fault, Side, What},
     metrics::Source,
     oci::range::ContentRange,
     store::{Partial, PieceWriter, StoreError},
+    swarm::Swarm,
 };
 
 /// A body that brings nothing for so long is given up.
@@ -49,7 +50,7 @@ pub(super) async fn fill(
         }
     };
     let at = start(&answer, layout.size())?;
-    let mut sink = Sink { partial: partial.clone(), run, at, writer: None, seal: content.seal.clone(), mark };
+    let mut sink = Sink { partial: partial.clone(), run, at, writer: None, swarm: content.swarm.clone(), mark };
     let fetched = content.metrics.fetched.get_or_create_owned(&Source::Registry.label());
     let mut body = answer.into_body();
     let (mut batch, mut gathered) = (Vec::new(), 0);
@@ -118,7 +119,7 @@ struct Sink {
     run: Range<u32>,
     at: u64,
     writer: Option<PieceWriter>,
-    seal: Seal,
+    swarm: Swarm,
     mark: Mark,
 }
 
@@ -168,7 +169,7 @@ impl Sink {
         if self.at == range.end
             && let Some(writer) = self.writer.take()
         {
-            let statement = (self.seal)(self.partial.digest(), layout.size(), index, writer.blake3());
+            let statement = self.swarm.seal(self.partial.digest(), layout.size(), index, writer.blake3());
             (self.mark)(index);
             writer.finish(&statement)?;
         }

@@ -19,7 +19,7 @@ use std::{
 use aya::maps::MapError;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Intercept, lock, monotonic_ns};
+use super::{Intercept, lock};
 use crate::accept::{ClientAddr, Origin as _};
 
 /// Where the trial pretends to go: the discard service (RFC 863), which nobody runs.
@@ -84,9 +84,9 @@ impl Intercept {
     /// When the connection did not come back; connections are as slow as without us, and [`Intercept::is_effective`]
     /// says so until a later call succeeds.
     pub fn prove(&self, deadline: Duration) -> Result<(), Ineffective> {
-        let swept = self.shared.pending().sweep(monotonic_ns(), FORGOTTEN).map_err(Ineffective::Map)?;
-        if swept > 0 {
-            tracing::debug!(swept, "forgot connections that were never accepted");
+        let freed = self.forget_unaccepted(FORGOTTEN).map_err(Ineffective::Map)?;
+        if freed > 0 {
+            tracing::debug!(freed, "forgot connections that were never accepted");
         }
         self.record(self.trial(deadline, |_, _| Ok(())))
     }

@@ -20,8 +20,8 @@ use tokio::{runtime::Handle, sync::watch};
 pub use writer::PieceWriter;
 
 use super::{
-    Inner,
     blob::Blob,
+    directory::Directory,
     error::StoreError,
     hash::{PrefixHasher, VerifiedDigest, blake3_of},
     map::PieceMap,
@@ -46,7 +46,7 @@ pub struct Partial {
     changed: watch::Sender<()>,
     runtime: Handle,
     /// Weak, so that readers of what is unfinished do not keep the directory locked.
-    store: Weak<Inner>,
+    store: Weak<Directory>,
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Partial {
         layout: Layout,
         (file, path): (File, PathBuf),
         map: PieceMap,
-        store: &Arc<Inner>,
+        store: &Arc<Directory>,
     ) -> Self {
         let count = layout.count() as usize;
         let state = State {

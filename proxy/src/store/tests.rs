@@ -1,6 +1,9 @@
 //! What the store promises: crashes, quota, pins, wrong bytes, readers that follow a writer.
 
-use std::os::unix::fs::FileExt;
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileExt,
+};
 
 use iroh_base::SecretKey;
 use tempfile::TempDir;
@@ -217,7 +220,7 @@ async fn a_clean_stop_is_believed_in_the_same_boot_only() {
     let clean = dir.path().join("store/clean");
     assert!(!clean.exists(), "a crash from now on must be noticed");
     let suspect = |store: &Store| {
-        let index = store.inner.index();
+        let index = store.directory.index();
         matches!(index.get(&digest).unwrap().kind, Kind::Partial { suspect: true, .. })
     };
     assert!(!suspect(&store));

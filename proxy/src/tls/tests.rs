@@ -1,5 +1,7 @@
 //! Whole connections: what the client sees, what is served, and what is told of it.
 
+#![expect(clippy::disallowed_methods, reason = "these are the clients, on loopback")]
+
 use std::{net::SocketAddr, sync::Mutex};
 
 use rustls::{pki_types::ServerName, version::TLS13};
@@ -290,10 +292,8 @@ fn hello() -> Vec<u8> {
 
 #[tokio::test]
 async fn what_is_not_for_us_passes_byte_for_byte() {
-    let other_name = String::from_utf8_lossy(&hello()).into_owned();
-    assert!(other_name.contains(NAME));
-    let at = hello().windows(NAME.len()).position(|window| window == NAME.as_bytes()).unwrap();
     let mut unlisted = hello();
+    let at = unlisted.windows(NAME.len()).position(|window| window == NAME.as_bytes()).unwrap();
     unlisted[at] = b'x';
     let too_long = [&b"\x16\x03\x01\x40\x00\x01\x00\x60\x00"[..], &[0; 20_000]].concat();
     for (bytes, reason) in [

@@ -1,6 +1,6 @@
 //! Many connections at once, more than there is room for, and connections that the hooks have not seen.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use waylay::intercept::Config;
 use waylay_abi::Exit;
@@ -9,7 +9,7 @@ use super::{
     REGISTRY, at, count,
     proxy::Proxy,
     wire::{Reply, Step},
-    world::{World, eventually, in_world},
+    world::{PATIENCE, World, eventually, in_world},
 };
 
 #[test]
@@ -59,6 +59,21 @@ fn pitfall_12_what_finds_no_room_goes_straight_and_nothing_goes_astray() {
         });
         assert_eq!(seen.into_iter().collect::<HashSet<_>>(), caught, "each with its own destination");
         assert!(runtime.visit(at(REGISTRY)).starts_with("proxy"), "there is room again");
+    });
+}
+
+#[test]
+fn pitfall_12_a_place_that_was_never_used_is_freed() {
+    in_world(|world: &World| {
+        let mut proxy = Proxy::start_paused(&world.config()).expect("attached");
+        let mut runtime = world.client("containerd");
+        runtime.open(at(REGISTRY));
+        runtime.connect(at(REGISTRY));
+        assert_eq!(proxy.intercept().forget_unaccepted(PATIENCE).expect("swept"), 0, "still young");
+        assert_eq!(proxy.intercept().forget_unaccepted(Duration::ZERO).expect("swept"), 1);
+        assert_eq!(proxy.intercept().pending().expect("a count"), 0);
+        proxy.accept().expect("accepting");
+        assert_eq!(runtime.banner(), "", "too late: closed, not taken elsewhere");
     });
 }
 

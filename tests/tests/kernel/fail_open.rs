@@ -122,6 +122,12 @@ fn pitfall_14_in_another_pid_namespace_too() {
         let pid = inside.inner_pid();
         assert_ne!(pid, inside.pid());
         assert_eq!(inside.visit(at(REGISTRY)), format!("proxy dst={REGISTRY} pid={pid} comm=containerd"));
+        // One in a namespace below: the hook can't name it for us, its socket's owner in our /proc can.
+        let nested = [&nsenter[..], &["unshare", "--pid", "--fork", "--kill-child"]].concat();
+        let mut below = world.client_by(&nested, "containerd");
+        let seen = below.pids_seen();
+        assert_eq!(seen.len(), 3, "ours, the proxy's, its own: {seen:?}");
+        assert_eq!(below.visit(at(REGISTRY)), format!("proxy dst={REGISTRY} pid={} comm=containerd", seen[1]));
         // One outside is caught by its name; its number means nothing in there.
         let outside = world.client("containerd").visit(at(REGISTRY));
         assert_eq!(outside, format!("proxy dst={REGISTRY} pid=- comm=containerd"));

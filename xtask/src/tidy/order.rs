@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::source;
+use super::source::{self, TestModules};
 
 /// The modules of a crate in their order, and what the root re-exports from them.
 struct Root {
@@ -18,6 +18,7 @@ pub(super) fn check(dir: &Path, sources: &[(&Path, &str)]) -> Vec<String> {
         return vec![format!("{}: there is no lib.rs", dir.display())];
     };
     let root = Root::read(lib);
+    let tests = TestModules::find(sources.iter().copied());
     let mut faults = Vec::new();
     for (path, text) in sources {
         let Ok(inside) = path.strip_prefix(dir) else { continue };
@@ -25,7 +26,7 @@ pub(super) fn check(dir: &Path, sources: &[(&Path, &str)]) -> Vec<String> {
         let (Some(first), depth) = (parts.first(), parts.len()) else { continue };
         let own = first.trim_end_matches(".rs");
         // main.rs uses the library from outside; tests may use everything.
-        if ["lib", "main"].contains(&own) || source::is_test(inside) {
+        if ["lib", "main"].contains(&own) || tests.has(path) {
             continue;
         }
         let Some(place) = root.place(own) else {
@@ -124,8 +125,7 @@ fn is_word(c: char) -> bool {
 mod tests {
     use super::*;
 
-    const LIB: &str =
-        "//! Doc.\npub mod top;\n// -- below\npub mod middle;\nmod low;\npub use low::{Low, deep::Deeper};\n";
+    const LIB: &str = "//! Doc.\npub mod top;\n// -- below\npub mod middle;\nmod low;\n#[cfg(test)] mod fake;\npub use low::{Low, deep::Deeper};\n";
 
     fn check_one(path: &str, text: &str) -> Vec<String> {
         check(Path::new("p/src"), &[(Path::new("p/src/lib.rs"), LIB), (Path::new(path), text)])
@@ -138,7 +138,7 @@ mod tests {
             ("p/src/top/inner.rs", "use super::x; use super::super::low::Y; crate::top::f();"),
             ("p/src/middle.rs", "use crate::Low; // crate::top\nlet x = \"crate::top\"; use super::low;"),
             ("p/src/middle.rs", "#[cfg(test)] mod tests { use crate::top::A; }"),
-            ("p/src/low/tests.rs", "use crate::top::A;"),
+            ("p/src/fake/deep.rs", "use crate::top::A;"),
             ("p/src/main.rs", "use p::top;"),
         ] {
             assert_eq!(check_one(path, text), Vec::<String>::new(), "{text}");

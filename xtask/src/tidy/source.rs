@@ -1,13 +1,38 @@
 //! What of a Rust file is code of the product: no comments, no text in quotes, nothing for tests. A scanner, not a parser:
 //! it knows the shapes of literals and counts brackets.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-/// Whether a file is for tests as a whole: declared under `#[cfg(test)]` by its parent, as these names are here.
-pub(super) fn is_test(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "fixture")
-        || path.components().any(|part| part.as_os_str() == "tests")
+/// The modules in files of their own that are only for tests: those that their parent declares under `#[cfg(test)]`, as
+/// paths without `.rs`.
+pub(super) struct TestModules(BTreeSet<PathBuf>);
+
+impl TestModules {
+    pub(super) fn find<'a>(sources: impl Iterator<Item = (&'a Path, &'a str)>) -> Self {
+        let mut found = BTreeSet::new();
+        for (path, text) in sources {
+            let is_root = path.file_stem().is_some_and(|stem| stem == "lib" || stem == "main");
+            let inside = if is_root { path.with_file_name("") } else { path.with_extension("") };
+            let code = blank(text);
+            for (at, _) in code.match_indices(MARK) {
+                let item = code[at + MARK.len()..].split([';', '{']).next().unwrap_or_default();
+                if let [.., "mod", name] = item.split_whitespace().collect::<Vec<_>>()[..] {
+                    found.insert(inside.join(name));
+                }
+            }
+        }
+        Self(found)
+    }
+
+    /// Whether the file is one of them, or inside one.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        path.with_extension("").ancestors().any(|module| self.0.contains(module))
+    }
 }
+
+/// What the product is built without.
+const MARK: &str = "#[cfg(test)]";
 
 /// The code in `text`: comments and the content of literals are blanked, items under `#[cfg(test)]` left out.
 pub(super) fn code(text: &str) -> String {
@@ -111,7 +136,6 @@ fn end_of_char(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// Removes each item under `#[cfg(test)]`: up to its semicolon, or to the end of its braces.
 fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
     let mut kept = String::with_capacity(code.len());
     let mut rest = code;
     while let Some(at) = rest.find(MARK) {
@@ -161,6 +185,22 @@ mod tests {
             ("\"// no comment\"; a", "; a"),
         ] {
             assert_eq!(squeezed(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_for_tests_are_those_their_parent_declares_so() {
+        let sources = [
+            ("p/src/lib.rs", "#[cfg(test)] pub(crate) mod fake; mod a;"),
+            ("p/src/a.rs", "#[cfg(test)]\nmod tests;\nmod b;\n#[cfg(test)] mod inline { }"),
+            ("p/src/a/b.rs", "// #[cfg(test)] mod c;"),
+        ];
+        let found = TestModules::find(sources.iter().map(|(path, text)| (Path::new(*path), *text)));
+        for path in ["p/src/fake.rs", "p/src/fake/deep.rs", "p/src/a/tests.rs"] {
+            assert!(found.has(Path::new(path)), "{path}");
+        }
+        for path in ["p/src/a.rs", "p/src/a/b.rs", "p/src/a/b/c.rs", "p/src/tests.rs"] {
+            assert!(!found.has(Path::new(path)), "{path}");
         }
     }
 

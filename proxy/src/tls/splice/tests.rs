@@ -1,5 +1,7 @@
 //! Bytes arrive as they were sent, and the end of one direction is not the end of the other.
 
+#![expect(clippy::disallowed_methods, reason = "these are the clients, on loopback")]
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::TcpListener,

@@ -1,0 +1,98 @@
+//! From the configuration to the peer network: the token's file, read once, and refused where others could read it.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use waylay_certs::{JoinToken, TokenError};
+use zeroize::Zeroizing;
+
+use crate::{config, swarm};
+
+/// A token is far shorter.
+const LONGEST: u64 = 16 << 10;
+
+/// Why the join token cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokenFileError {
+    /// It cannot be read.
+    #[error("cannot read the join token {} (swarm.token_file): {source}; make one with `waylay token new --out FILE`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others may read it.
+    #[error("{} (swarm.token_file) holds the cluster's secret and has mode {mode:03o}; run `chmod 600` on it", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no token.
+    #[error("{} (swarm.token_file): {source}", path.display())]
+    Bad {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenError,
+    },
+}
+
+/// The swarm's part of the configuration, with the token read.
+///
+/// # Errors
+/// When the token's file cannot be used.
+pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFileError> {
+    let token = read(&config.token_file)?;
+    let mut members = config.members.clone();
+    members.extend(token.addresses.iter().filter(|address| !config.members.contains(address)));
+    members.retain(|address| *address != config.listen);
+    Ok(swarm::Config { listen: config.listen, advertise: None, secrets: vec![token.secret], members })
+}
+
+fn read(path: &Path) -> Result<JoinToken, TokenFileError> {
+    let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TokenFileError::Open { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(LONGEST).read_to_string(&mut text).map_err(unreadable)?;
+    JoinToken::parse(&text).map_err(|source| TokenFileError::Bad { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_token_that_others_may_read_is_refused_with_the_command_that_mends_it() {
+        let (_dir, path) = file("waylay1-x", 0o640);
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("640") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_token_is_named_and_not_repeated() {
+        let (_dir, path) = file("waylay1-c2VjcmV0", 0o600);
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("damaged") && !error.contains("c2VjcmV0"), "{error}");
+    }
+}

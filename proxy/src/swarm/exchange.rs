@@ -1,0 +1,220 @@
+//! Serving: members' requests for maps, pieces and the books of the tracker.
+//!
+//! Pieces are hashed while they are read, and one that is not what was stated is never finished: the reader sees a reset,
+//! and we throw the blob away. Asking others is `get`'s job.
+
+pub(super) mod get;
+mod reader;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use iroh::{
+    Endpoint,
+    endpoint::{Connection, Incoming, RecvStream, SendStream},
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use self::reader::{ReadError, Reader};
+use super::{
+    frame::{self, Answer, FrameError, Hello, MAX_MEMBERS, Pieces, Request, code},
+    herald::Herald,
+    members::Members,
+    tracker::Tracker,
+};
+use crate::{
+    oci::digest::Digest,
+    store::{Source, Store},
+};
+
+/// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
+const SLOTS: usize = 16;
+/// Connections from members at a time.
+const CONNECTIONS: usize = 1024;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A peer that takes nothing for so long loses its slot.
+const SLOW_READER: Duration = Duration::from_secs(10);
+/// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// The serving side; one per node.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) store: Store,
+    pub(crate) members: Members,
+    pub(crate) herald: Herald,
+    pub(crate) boot: u64,
+    tracker: Mutex<Tracker>,
+    slots: Semaphore,
+    sent: AtomicU64,
+}
+
+impl Exchange {
+    pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
+        let slots = Semaphore::new(SLOTS);
+        Self { store, members, herald, boot, tracker: Mutex::default(), slots, sent: AtomicU64::new(0) }
+    }
+
+    /// The books, for when we are asked by ourselves.
+    pub(crate) fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of pieces given to peers since the start.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// What we say of ourselves.
+    pub(crate) fn hello(&self) -> Hello {
+        let mut members = self.members.others();
+        members.truncate(MAX_MEMBERS);
+        Hello { advertised: self.members.me(), boot: self.boot, members }
+    }
+
+    /// Accepts connections until the endpoint is closed. Dropping the future ends them all.
+    pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                incoming = endpoint.accept() => match incoming {
+                    Some(incoming) if connections.len() >= CONNECTIONS => incoming.refuse(),
+                    Some(incoming) => { connections.spawn(self.clone().connection(incoming)); }
+                    None => return,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, incoming: Incoming) {
+        // Strangers end here: the members' hook runs before the handshake counts as done.
+        let Ok(accepting) = incoming.accept() else { return };
+        let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, accepting).await else { return };
+        let Some(from) = self.members.addr_of(&connection.remote_id()) else { return };
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = connection.accept_bi() => match stream {
+                    Ok((send, receive)) => { streams.spawn(self.clone().stream(from, send, receive)); }
+                    Err(_) => return,
+                },
+                Some(_) = streams.join_next() => {}
+                () = tokio::time::sleep(IDLE), if streams.is_empty() => return close_idle(&connection),
+            }
+        }
+    }
+
+    async fn stream(self: Arc<Self>, from: SocketAddr, mut send: SendStream, mut receive: RecvStream) {
+        let request = match frame::receive::<Request>(&mut receive, frame::FRAME_DEADLINE).await {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::debug!(peer = %from, %error, "a bad request");
+                let _ = send.reset(code::BAD_REQUEST.into());
+                return;
+            }
+        };
+        if let Err(error) = self.answer(from, request, &mut send).await {
+            tracing::debug!(peer = %from, %error, "a request could not be answered");
+        }
+    }
+
+    async fn answer(&self, from: SocketAddr, request: Request, send: &mut SendStream) -> Result<(), FrameError> {
+        let answer = match request {
+            Request::Hello(hello) => {
+                self.members.add(&hello.members, false);
+                self.herald.met(from, hello.boot);
+                Answer::Hello(self.hello())
+            }
+            Request::Announce(announce) => {
+                self.tracker().note(from, announce, Instant::now());
+                Answer::Noted(self.boot)
+            }
+            Request::Query(blob) => Answer::Located(self.tracker().find(&blob, from, Instant::now())),
+            Request::Map(blob) => Answer::Map(self.source(blob).await.map(|source| pieces(&source))),
+            Request::Piece { blob, index } => return self.piece(from, blob, index, send).await,
+        };
+        frame::send(send, &answer).await?;
+        let _ = send.finish();
+        Ok(())
+    }
+
+    async fn piece(&self, from: SocketAddr, blob: Digest, index: u32, send: &mut SendStream) -> Result<(), FrameError> {
+        // Never closed while we live, so this only waits, first come first served.
+        let _slot = self.slots.acquire().await.map_err(|_| FrameError::Late)?;
+        let source = self.source(blob).await;
+        let opened = tokio::task::spawn_blocking(move || source.and_then(|source| Reader::open(source, index)));
+        let Some(mut reader) = opened.await.ok().flatten() else {
+            frame::send(send, &Answer::Piece(None)).await?;
+            let _ = send.finish();
+            return Ok(());
+        };
+        frame::send(send, &Answer::Piece(Some(reader.statement().clone()))).await?;
+        let limit = Instant::now() + SLOW_READER + Duration::from_secs(reader.remaining() / get::SLOWEST);
+        loop {
+            let (chunk, back) = match tokio::task::spawn_blocking(move || (reader.next(), reader)).await {
+                Ok(read) => read,
+                Err(_) => return Err(FrameError::Late),
+            };
+            reader = back;
+            match chunk {
+                Ok(Some(chunk)) => {
+                    let length = chunk.len() as u64;
+                    let until = limit.min(Instant::now() + SLOW_READER);
+                    match tokio::time::timeout_at(until.into(), send.write_chunk(chunk)).await {
+                        Ok(written) => written?,
+                        Err(_) => {
+                            let _ = send.reset(code::TOO_SLOW.into());
+                            return Err(FrameError::Late);
+                        }
+                    }
+                    self.sent.fetch_add(length, Ordering::Relaxed);
+                }
+                Ok(None) => {
+                    let _ = send.finish();
+                    return Ok(());
+                }
+                Err(error) => {
+                    let _ = send.reset(code::CORRUPT.into());
+                    tracing::warn!(peer = %from, %blob, index, %error, "a piece on our disk is damaged, the blob is thrown away");
+                    self.discard(blob, error).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn discard(&self, blob: Digest, error: ReadError) {
+        // An error of the disk may pass; wrong bytes do not.
+        if matches!(error, ReadError::Corrupt) {
+            let store = self.store.clone();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.discard(&blob)).await {
+                tracing::warn!(%blob, %error, "cannot throw a damaged blob away");
+            }
+        }
+    }
+
+    /// Off the reactor: what an unclean stop left is hashed when it is first opened.
+    async fn source(&self, blob: Digest) -> Option<Source> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.source(&blob)).await.ok().flatten()
+    }
+}
+
+fn pieces(source: &Source) -> Pieces {
+    match source {
+        Source::Blob(blob) => Pieces::all(blob.size()),
+        Source::Partial(partial) => Pieces::some(partial.layout().size(), &partial.pieces()),
+    }
+}
+
+fn close_idle(connection: &Connection) {
+    connection.close(code::IDLE.into(), b"idle");
+}

@@ -1,0 +1,166 @@
+//! Getting one piece from one peer: its statement is checked first, its bytes are hashed while they are written, and
+//! every wait has an end.
+
+use std::{net::SocketAddr, time::Duration};
+
+use fixedbitset::FixedBitSet;
+use iroh::{
+    EndpointId,
+    endpoint::{ReadError, ReadExactError},
+};
+
+use super::super::{
+    frame::{self, Answer, FrameError, Request, code},
+    pool::{AskError, Pool},
+};
+use crate::{
+    oci::digest::Digest,
+    store::{
+        PieceWriter, StoreError,
+        piece::{Layout, Statement},
+    },
+};
+
+/// How much is gathered before it is hashed and written, in bytes.
+const CHUNK: usize = 256 << 10;
+/// A peer slower than this, in bytes per second, is no help and gets none.
+pub(super) const SLOWEST: u64 = 128 << 10;
+
+/// Why a piece did not come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GetError {
+    /// The peer cannot be reached or went away.
+    #[error("the peer is gone")]
+    Gone,
+    /// The peer was silent for too long, or far too slow.
+    #[error("the peer stalled")]
+    Stall,
+    /// The bytes are not those of the statement.
+    #[error("the bytes are not what was stated")]
+    Corrupt,
+    /// The statement is about something else or not signed, or the answer makes no sense.
+    #[error("the peer lied")]
+    Lied,
+    /// The peer does not have the piece.
+    #[error("the peer has not got it")]
+    NotHere,
+    /// The piece was stated by a node whose pieces were wrong before.
+    #[error("the piece comes from a node in quarantine")]
+    Quarantined,
+    /// Our own store failed; no peer is to blame.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<AskError> for GetError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Unreachable | AskError::Connection(_) => Self::Gone,
+            AskError::Frame(error) => error.into(),
+        }
+    }
+}
+
+impl From<FrameError> for GetError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Late => Self::Stall,
+            FrameError::TooLong(_) | FrameError::Malformed => Self::Lied,
+            // A reset overtakes what was sent before it, so it may be seen here as well as among the bytes.
+            FrameError::Read(ReadExactError::ReadError(error)) => error.into(),
+            FrameError::Read(_) | FrameError::Write(_) => Self::Gone,
+        }
+    }
+}
+
+impl From<ReadError> for GetError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(reset) if reset == code::CORRUPT.into() => Self::Corrupt,
+            ReadError::Reset(reset) if reset == code::TOO_SLOW.into() => Self::Stall,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// Which pieces `peer` has of a blob; an empty set when none.
+pub(crate) async fn map(pool: &Pool, peer: SocketAddr, blob: Digest, layout: Layout) -> Result<FixedBitSet, GetError> {
+    match pool.ask(peer, &Request::Map(blob)).await? {
+        Answer::Map(Some(pieces)) if pieces.size == layout.size() => pieces.to_set().ok_or(GetError::Lied),
+        Answer::Map(_) => Ok(FixedBitSet::with_capacity(layout.count() as usize)),
+        _ => Err(GetError::Lied),
+    }
+}
+
+/// What is wanted of whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    /// Whom to ask.
+    pub(crate) peer: SocketAddr,
+    /// For a piece of which blob.
+    pub(crate) blob: Digest,
+    /// How it is cut.
+    pub(crate) layout: Layout,
+    /// Silence that counts as a stall.
+    pub(crate) patience: Duration,
+}
+
+/// Fetches the piece of `writer` and finishes it; how many bytes came. Ends within the patience for each wait and, over
+/// all, the time the piece takes at [`SLOWEST`].
+pub(crate) async fn piece(
+    pool: &Pool,
+    want: Want,
+    writer: PieceWriter,
+    is_quarantined: impl Fn(&EndpointId) -> bool,
+) -> Result<u64, GetError> {
+    let length = writer.remaining();
+    let limit = want.patience + Duration::from_secs(length / SLOWEST);
+    let all = transfer(pool, want, writer, is_quarantined);
+    tokio::time::timeout(limit, all).await.map_err(|_| GetError::Stall)??;
+    Ok(length)
+}
+
+async fn transfer(
+    pool: &Pool,
+    want: Want,
+    mut writer: PieceWriter,
+    is_quarantined: impl Fn(&EndpointId) -> bool,
+) -> Result<(), GetError> {
+    let index = writer.index();
+    let mut reply = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
+    let statement = match frame::receive(&mut reply.stream, want.patience).await? {
+        Answer::Piece(Some(statement)) => statement,
+        Answer::Piece(None) => return Err(GetError::NotHere),
+        _ => return Err(GetError::Lied),
+    };
+    if is_quarantined(&check(&statement, want, index)?) {
+        return Err(GetError::Quarantined);
+    }
+    let mut chunk = Vec::new();
+    while writer.remaining() > 0 {
+        chunk.resize(CHUNK.min(writer.remaining() as usize), 0);
+        let mut filled = 0;
+        while filled < chunk.len() {
+            match tokio::time::timeout(want.patience, reply.stream.read(&mut chunk[filled..])).await {
+                Ok(read) => filled += read?.ok_or(GetError::Lied)?,
+                Err(_) => return Err(GetError::Stall),
+            }
+        }
+        // Hashing and writing block for a tenth of a millisecond at best and for the disk at worst.
+        let written = tokio::task::spawn_blocking(move || writer.write(&chunk).map(|()| (writer, chunk)));
+        (writer, chunk) = written.await.map_err(|_| GetError::Gone)??;
+    }
+    let finished = tokio::task::spawn_blocking(move || writer.finish(&statement));
+    match finished.await.map_err(|_| GetError::Gone)? {
+        Err(StoreError::WrongPiece { .. }) => Err(GetError::Corrupt),
+        other => Ok(other?),
+    }
+}
+
+/// The statement is about the piece that was asked for and its sealer signed it; who that is.
+fn check(statement: &Statement, want: Want, index: u32) -> Result<EndpointId, GetError> {
+    if (statement.blob, statement.size, statement.index) != (want.blob, want.layout.size(), index) {
+        return Err(GetError::Lied);
+    }
+    statement.verify().map_err(|_| GetError::Lied)
+}

@@ -1,0 +1,356 @@
+//! What peers say to each other: postcard frames with a length before them, bounded before a byte is allocated, and a
+//! deadline on each.
+//!
+//! One request per QUIC stream: a frame each way, and for a piece its bytes after the frame. New variants go to the end
+//! of the enums; a change to an old one is a new ALPN.
+
+use std::{net::SocketAddr, time::Duration};
+
+use fixedbitset::FixedBitSet;
+use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    oci::digest::Digest,
+    store::{
+        Provenance,
+        piece::{Layout, Statement},
+    },
+};
+
+/// The protocol and its version.
+pub(crate) const ALPN: &[u8] = b"waylay/swarm/1";
+/// The longest frame, in bytes, without the four of its length.
+pub(crate) const MAX_FRAME: usize = 64 << 10;
+/// The most members that one message may name.
+pub(crate) const MAX_MEMBERS: usize = 1024;
+/// The most providers in one answer.
+pub(crate) const MAX_PROVIDERS: usize = 16;
+/// The most provenance pairs told with one blob.
+pub(crate) const MAX_TOLD: usize = 8;
+/// The most blobs in one announcement.
+pub(crate) const MAX_HOLDINGS: usize = 256;
+/// How long a frame may take once it is due.
+pub(crate) const FRAME_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Reset codes of a stream.
+pub(crate) mod code {
+    /// The bytes on disk are not what was stated about them; the sender noticed.
+    pub(crate) const CORRUPT: u32 = 1;
+    /// The request made no sense.
+    pub(crate) const BAD_REQUEST: u32 = 2;
+    /// The other side took too long.
+    pub(crate) const TOO_SLOW: u32 = 3;
+    /// Closing a connection that nobody uses.
+    pub(crate) const IDLE: u32 = 4;
+    /// The other side is not a member.
+    pub(crate) const STRANGER: u32 = 403;
+}
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Introduces the asker; answered by [`Answer::Hello`].
+    Hello(Hello),
+    /// To an owner: what the asker holds and no longer holds; answered by [`Answer::Noted`].
+    Announce(Announce),
+    /// To an owner: who has this? Answered by [`Answer::Located`].
+    Query(Digest),
+    /// Which pieces of this do you have? Answered by [`Answer::Map`].
+    Map(Digest),
+    /// Give me a piece; answered by [`Answer::Piece`] and its bytes.
+    Piece {
+        /// Of which blob.
+        blob: Digest,
+        /// Which piece.
+        index: u32,
+    },
+}
+
+/// The answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// The answerer introduces itself in turn.
+    Hello(Hello),
+    /// The announcement is in the books. Carries the boot epoch of the owner: a new one means tell me everything again.
+    Noted(u64),
+    /// What is known of the blob; `None` when nothing is.
+    Located(Option<Record>),
+    /// The pieces held; `None` when there is nothing of the blob.
+    Map(Option<Pieces>),
+    /// The piece follows; `None` when it is not here.
+    Piece(Option<Statement>),
+}
+
+/// How nodes introduce themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// Where others reach the speaker; its identity follows from it.
+    pub(crate) advertised: SocketAddr,
+    /// Different after each start: what an owner knew is gone.
+    pub(crate) boot: u64,
+    /// Members that the speaker knows, itself not among them.
+    pub(crate) members: Vec<SocketAddr>,
+}
+
+/// Changes of what a node holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Announce {
+    /// Held now.
+    pub(crate) held: Vec<Holding>,
+    /// No longer held.
+    pub(crate) gone: Vec<Digest>,
+}
+
+/// One blob that a node holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holding {
+    /// Which.
+    pub(crate) blob: Digest,
+    /// Its whole length in bytes.
+    pub(crate) size: u64,
+    /// All of it, or a part that grows.
+    pub(crate) complete: bool,
+    /// Where a registry served it.
+    pub(crate) provenance: Vec<Provenance>,
+}
+
+/// What an owner knows of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Its length in bytes, as its providers say.
+    pub(crate) size: u64,
+    /// Some that have it, wholly (`true`) or in part.
+    pub(crate) providers: Vec<(SocketAddr, bool)>,
+    /// Where registries served it.
+    pub(crate) provenance: Vec<Provenance>,
+}
+
+/// A set of pieces of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pieces {
+    /// The blob's length in bytes; the number of pieces follows from it.
+    pub(crate) size: u64,
+    /// `None` for all of them, else one bit for each, lowest first.
+    pub(crate) bits: Option<Vec<u64>>,
+}
+
+/// Why a frame did not come or go.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// Longer than any frame.
+    #[error("a frame of {0} bytes was announced")]
+    TooLong(u64),
+    /// Not a frame of this protocol, or with more entries than allowed.
+    #[error("a frame makes no sense")]
+    Malformed,
+    /// It did not come, or was not taken, in time.
+    #[error("a frame took too long")]
+    Late,
+    /// The stream or connection ended.
+    #[error("the connection ended: {0}")]
+    Read(#[from] ReadExactError),
+    /// The stream or connection ended.
+    #[error("the connection ended: {0}")]
+    Write(#[from] WriteError),
+}
+
+/// A frame that knows its bounds.
+pub(crate) trait Bounded {
+    /// Whether every list is as short as it has to be and every number sane.
+    fn is_bounded(&self) -> bool;
+}
+
+impl Bounded for Request {
+    fn is_bounded(&self) -> bool {
+        match self {
+            Self::Hello(hello) => hello.is_bounded(),
+            Self::Announce(announce) => {
+                announce.held.len() <= MAX_HOLDINGS
+                    && announce.gone.len() <= MAX_HOLDINGS
+                    && announce.held.iter().all(Bounded::is_bounded)
+            }
+            Self::Query(_) | Self::Map(_) | Self::Piece { .. } => true,
+        }
+    }
+}
+
+impl Bounded for Answer {
+    fn is_bounded(&self) -> bool {
+        match self {
+            Self::Hello(hello) => hello.is_bounded(),
+            Self::Located(Some(record)) => {
+                Layout::new(record.size).is_ok()
+                    && record.providers.len() <= MAX_PROVIDERS
+                    && are_told(&record.provenance)
+            }
+            Self::Map(Some(pieces)) => pieces.to_set().is_some(),
+            Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Piece(_) => true,
+        }
+    }
+}
+
+impl Bounded for Hello {
+    fn is_bounded(&self) -> bool {
+        self.members.len() <= MAX_MEMBERS
+    }
+}
+
+impl Bounded for Holding {
+    fn is_bounded(&self) -> bool {
+        Layout::new(self.size).is_ok() && are_told(&self.provenance)
+    }
+}
+
+fn are_told(provenance: &[Provenance]) -> bool {
+    provenance.len() <= MAX_TOLD && provenance.iter().all(Provenance::is_bounded)
+}
+
+impl Pieces {
+    /// All pieces of a blob.
+    pub(crate) fn all(size: u64) -> Self {
+        Self { size, bits: None }
+    }
+
+    /// These pieces of a blob.
+    pub(crate) fn some(size: u64, set: &FixedBitSet) -> Self {
+        let bits = (0..set.len().div_ceil(64))
+            .map(|word| (0..64).fold(0, |bits, bit| bits | u64::from(set.contains(word * 64 + bit)) << bit))
+            .collect();
+        Self { size, bits: Some(bits) }
+    }
+
+    /// The set, as long as the blob has pieces; `None` when the message contradicts itself.
+    pub(crate) fn to_set(&self) -> Option<FixedBitSet> {
+        let count = Layout::new(self.size).ok()?.count() as usize;
+        let mut set = FixedBitSet::with_capacity(count);
+        match &self.bits {
+            None => set.insert_range(..),
+            Some(bits) if bits.len() == count.div_ceil(64) => {
+                for index in 0..count {
+                    set.set(index, bits[index / 64] >> (index % 64) & 1 == 1);
+                }
+            }
+            Some(_) => return None,
+        }
+        Some(set)
+    }
+}
+
+/// Sends one frame.
+pub(crate) async fn send<T: Serialize>(stream: &mut SendStream, message: &T) -> Result<(), FrameError> {
+    let bytes = encode(message)?;
+    tokio::time::timeout(FRAME_DEADLINE, stream.write_all(&bytes)).await.map_err(|_| FrameError::Late)??;
+    Ok(())
+}
+
+/// Receives one frame, within `deadline`.
+pub(crate) async fn receive<T: DeserializeOwned + Bounded>(
+    stream: &mut RecvStream,
+    deadline: Duration,
+) -> Result<T, FrameError> {
+    let read = async {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).await?;
+        let length = bounded(length)?;
+        let mut bytes = vec![0; length];
+        stream.read_exact(&mut bytes).await?;
+        decode(&bytes)
+    };
+    tokio::time::timeout(deadline, read).await.map_err(|_| FrameError::Late)?
+}
+
+fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let bytes = postcard::to_extend(message, vec![0; 4]).map_err(|_| FrameError::Malformed)?;
+    let length = bytes.len() - 4;
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLong(length as u64));
+    }
+    let mut bytes = bytes;
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+fn bounded(length: [u8; 4]) -> Result<usize, FrameError> {
+    let length = u32::from_le_bytes(length);
+    if length as usize > MAX_FRAME {
+        return Err(FrameError::TooLong(length.into()));
+    }
+    Ok(length as usize)
+}
+
+fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes::<T>(bytes) {
+        Ok((message, [])) if message.is_bounded() => Ok(message),
+        _ => Err(FrameError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn round_trip(answer: &Answer) -> Result<Answer, FrameError> {
+        decode(&encode(answer).unwrap()[4..])
+    }
+
+    #[test]
+    fn a_frame_of_four_gibibytes_is_refused_by_its_length_alone() {
+        assert!(matches!(bounded([0xff; 4]), Err(FrameError::TooLong(0xffff_ffff))));
+        assert!(matches!(bounded([1, 0, 1, 0]), Err(FrameError::TooLong(65_537))));
+        assert_eq!(bounded([0, 0, 1, 0]).unwrap(), MAX_FRAME);
+    }
+
+    #[test]
+    fn lists_and_sizes_beyond_their_bounds_are_refused() {
+        let addr = "10.0.0.1:1".parse().unwrap();
+        let provenance = vec![Provenance { registry: "r".into(), repository: "x".into() }; MAX_TOLD];
+        let good = Record { size: 1, providers: vec![(addr, true); MAX_PROVIDERS], provenance };
+        let answer = Answer::Located(Some(good.clone()));
+        assert_eq!(round_trip(&answer).unwrap(), answer);
+        let mut bad = vec![good; 4];
+        bad[0].size = u64::MAX;
+        bad[1].providers.push((addr, false));
+        let one_more = bad[2].provenance[0].clone();
+        bad[2].provenance.push(one_more);
+        bad[3].provenance[0].registry = "r".repeat(256);
+        for record in bad {
+            assert!(matches!(round_trip(&Answer::Located(Some(record))), Err(FrameError::Malformed)));
+        }
+        let map = |size, words| Answer::Map(Some(Pieces { size, bits: Some(vec![1; words]) }));
+        assert!(round_trip(&map(256 << 20, 16)).is_ok());
+        assert!(round_trip(&map(256 << 20, 17)).is_err());
+        assert!(round_trip(&map(u64::MAX, 1)).is_err());
+        let hello = Hello { advertised: addr, boot: 1, members: vec![addr; MAX_MEMBERS] };
+        assert!(round_trip(&Answer::Hello(hello.clone())).is_ok());
+        let hello = Hello { members: vec![addr; MAX_MEMBERS + 1], ..hello };
+        assert!(round_trip(&Answer::Hello(hello)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_decodes_into_something_unbounded(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(request) = decode::<Request>(&bytes) {
+                prop_assert!(request.is_bounded());
+            }
+            if let Ok(answer) = decode::<Answer>(&bytes) {
+                prop_assert!(answer.is_bounded());
+            }
+        }
+
+        #[test]
+        fn a_set_of_pieces_survives_the_wire(size in 0..1u64 << 30, seed in any::<u64>()) {
+            let count = Layout::new(size).unwrap().count() as usize;
+            let mut set = FixedBitSet::with_capacity(count);
+            for index in 0..count {
+                set.set(index, seed.rotate_left(index as u32) & 3 == 1);
+            }
+            let answer = Answer::Map(Some(Pieces::some(size, &set)));
+            let Answer::Map(Some(pieces)) = round_trip(&answer).unwrap() else { panic!() };
+            prop_assert_eq!(pieces.to_set().unwrap(), set);
+            prop_assert_eq!(Pieces::all(size).to_set().unwrap().count_ones(..), count);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Who has this blob? Its owners are asked, the next one a moment after the last, and the first that knows decides.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::{
+    exchange::Exchange,
+    frame::{Answer, Record, Request},
+    pool::Pool,
+};
+use crate::{oci::digest::Digest, store::Provenance};
+
+/// All of it ends by then: the registry is waiting.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// The next owner is asked when the one before has been silent for this long.
+const STAGGER: Duration = Duration::from_millis(20);
+
+/// Where a blob can be had from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Its length in bytes, as its holders say; only the sha256 proves it.
+    pub size: u64,
+    /// Some of its holders, at least one.
+    pub providers: Vec<Provider>,
+    /// Registries and repositories that have themselves served it to some member.
+    pub provenance: Vec<Provenance>,
+}
+
+/// One holder of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provider {
+    /// Which member.
+    pub addr: SocketAddr,
+    /// Whether it has all of it.
+    pub complete: bool,
+}
+
+/// `None` when no owner knows a holder, or none answers in time.
+pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> Option<Located> {
+    let me = exchange.members.me();
+    let owners = exchange.members.owners(blob);
+    if owners.contains(&me) {
+        // Our own books cost nothing; when they are empty, we may be new here and the others know more.
+        let own = exchange.tracker().find(blob, me, Instant::now());
+        if let Some(located) = own.and_then(|record| usable(exchange, record)) {
+            return Some(located);
+        }
+    }
+    let awake: Vec<_> = owners.into_iter().filter(|owner| *owner != me && exchange.members.is_awake(*owner)).collect();
+    let mut silent: BTreeSet<_> = awake.iter().copied().collect();
+    let mut asked: FuturesUnordered<_> = awake
+        .into_iter()
+        .zip(0..)
+        .map(|(owner, turn)| async move {
+            tokio::time::sleep(STAGGER * turn).await;
+            (owner, pool.ask(owner, &Request::Query(*blob)).await)
+        })
+        .collect();
+    let first = async {
+        while let Some((owner, answer)) = asked.next().await {
+            silent.remove(&owner);
+            if let Ok(Answer::Located(Some(record))) = answer
+                && let Some(located) = usable(exchange, record)
+            {
+                return Some(located);
+            }
+        }
+        None
+    };
+    match tokio::time::timeout(DEADLINE, first).await {
+        Ok(located) => located,
+        Err(_) => {
+            // The next question shall not wait for them too.
+            silent.into_iter().for_each(|owner| exchange.members.missed(owner));
+            None
+        }
+    }
+}
+
+/// Without those that cannot be asked.
+fn usable(exchange: &Exchange, record: Record) -> Option<Located> {
+    let providers: Vec<_> = record
+        .providers
+        .into_iter()
+        .filter(|(addr, _)| *addr != exchange.members.me() && exchange.members.is_awake(*addr))
+        .map(|(addr, complete)| Provider { addr, complete })
+        .collect();
+    let Record { size, provenance, .. } = record;
+    (!providers.is_empty()).then_some(Located { size, providers, provenance })
+}

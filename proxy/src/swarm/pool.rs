@@ -1,0 +1,162 @@
+//! Connections to members: one each, made when needed, closed when idle.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use iroh::{
+    Endpoint,
+    endpoint::{Connection, ConnectionError, RecvStream, SendStream},
+};
+
+use super::{
+    frame::{self, ALPN, Answer, FrameError, Request, code},
+    members::Members,
+};
+
+/// A member of the same cluster that takes longer than this is as good as away.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// An unused connection is closed after this: each costs a heartbeat every few seconds.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Why a peer could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// Not a member, or it could not be reached.
+    #[error("the peer cannot be reached")]
+    Unreachable,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Connection(#[from] ConnectionError),
+    /// The answer was bad, late or missing.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// The connections; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    endpoint: Endpoint,
+    members: Members,
+    // std: held for a look-up only.
+    slots: Arc<Mutex<HashMap<SocketAddr, Arc<Slot>>>>,
+}
+
+/// The stream that an answer comes on. The connection stays open while it lives.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// What the peer says.
+    pub(crate) stream: RecvStream,
+    _slot: Arc<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    // tokio: held while connecting, so that others wait for the same connection.
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    used: Mutex<Instant>,
+}
+
+impl Pool {
+    pub(crate) fn new(endpoint: Endpoint, members: Members) -> Self {
+        Self { endpoint, members, slots: Arc::default() }
+    }
+
+    /// A connection to `peer`, within [`CONNECT_DEADLINE`].
+    async fn connect(&self, peer: SocketAddr, slot: &Slot) -> Result<Connection, AskError> {
+        let mut held = slot.connection.lock().await;
+        slot.touch();
+        if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        // Somebody found out just now, while we waited for the lock or before.
+        if !self.members.is_awake(peer) {
+            return Err(AskError::Unreachable);
+        }
+        let to = self.members.dial(peer).ok_or(AskError::Unreachable)?;
+        match tokio::time::timeout(CONNECT_DEADLINE, self.endpoint.connect(to, ALPN)).await {
+            Ok(Ok(connection)) => {
+                *held = Some(connection.clone());
+                Ok(connection)
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "cannot connect to a peer");
+                self.members.missed(peer);
+                Err(AskError::Unreachable)
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "connecting to a peer took too long");
+                self.members.missed(peer);
+                Err(AskError::Unreachable)
+            }
+        }
+    }
+
+    /// Sends a request; the stream that its answer comes on.
+    pub(crate) async fn open(&self, peer: SocketAddr, request: &Request) -> Result<Reply, AskError> {
+        let slot = self.slot(peer);
+        let connection = self.connect(peer, &slot).await?;
+        let opening = tokio::time::timeout(frame::FRAME_DEADLINE, connection.open_bi());
+        let (mut send, stream): (SendStream, RecvStream) = opening.await.map_err(|_| FrameError::Late)??;
+        frame::send(&mut send, request).await?;
+        // Closed already by the other side: then it has answered.
+        let _ = send.finish();
+        Ok(Reply { stream, _slot: slot })
+    }
+
+    /// Asks and waits for a one-frame answer. A peer that does not answer is left alone for a while.
+    pub(crate) async fn ask(&self, peer: SocketAddr, request: &Request) -> Result<Answer, AskError> {
+        let asked = async {
+            let mut reply = self.open(peer, request).await?;
+            Ok(frame::receive::<Answer>(&mut reply.stream, frame::FRAME_DEADLINE).await?)
+        };
+        let answer: Result<Answer, AskError> = asked.await;
+        // Unreachable: that is noted already.
+        if matches!(answer, Err(AskError::Connection(_) | AskError::Frame(_))) {
+            self.members.missed(peer);
+        }
+        answer
+    }
+
+    /// The peer did not keep up its end: it is left alone for a while.
+    pub(crate) fn missed(&self, peer: SocketAddr) {
+        self.members.missed(peer);
+    }
+
+    /// Closes what nobody used for a while and nobody uses now.
+    pub(crate) fn sweep(&self) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| {
+            let used = *slot.used.lock().unwrap_or_else(PoisonError::into_inner);
+            // Every look-up goes through the lock that we hold, so a count of one stays one.
+            if used.elapsed() < IDLE || Arc::strong_count(slot) > 1 {
+                return true;
+            }
+            let Ok(mut held) = slot.connection.try_lock() else { return true };
+            if let Some(connection) = held.take() {
+                connection.close(code::IDLE.into(), b"idle");
+            }
+            false
+        });
+    }
+
+    /// How many connections are open.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn slot(&self, peer: SocketAddr) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Slot { connection: tokio::sync::Mutex::new(None), used: Mutex::new(Instant::now()) });
+        slots.entry(peer).or_insert_with(new).clone()
+    }
+}
+
+impl Slot {
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}

@@ -1,0 +1,38 @@
+//! Nodes whose statements were about wrong bytes: their pieces are not taken for a while, whoever relays them.
+
+use std::time::Duration;
+
+use iroh::EndpointId;
+use moka::sync::Cache;
+
+/// How long.
+const SENTENCE: Duration = Duration::from_secs(600);
+/// The most nodes remembered.
+const MAX: u64 = 1024;
+
+/// Who is in it.
+#[derive(Debug)]
+pub(crate) struct Quarantine {
+    sealers: Cache<EndpointId, ()>,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { sealers: Cache::builder().max_capacity(MAX).time_to_live(SENTENCE).build() }
+    }
+}
+
+impl Quarantine {
+    pub(crate) fn add(&self, sealer: EndpointId) {
+        tracing::warn!(sealer = %sealer.fmt_short(), "a node stated wrong pieces, none of its are taken for a while");
+        self.sealers.insert(sealer, ());
+    }
+
+    pub(crate) fn holds(&self, sealer: &EndpointId) -> bool {
+        self.sealers.contains_key(sealer)
+    }
+
+    pub(crate) fn list(&self) -> Vec<EndpointId> {
+        self.sealers.iter().map(|(sealer, ())| *sealer).collect()
+    }
+}

@@ -1,0 +1,397 @@
+//! Several nodes in one process: what one has, the others get; what goes wrong has a name on it.
+
+mod fake;
+
+use std::{future::Future, time::Duration};
+
+use tempfile::TempDir;
+
+use self::fake::{Fake, Trick};
+use super::*;
+use crate::store::{self, StoreError};
+
+const MIB: u64 = 1 << 20;
+
+fn secret(n: u8) -> ClusterSecret {
+    ClusterSecret::new([n; 32], 0)
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+struct Node {
+    swarm: Swarm,
+    store: Store,
+    dir: TempDir,
+}
+
+impl Node {
+    async fn start(members: &[SocketAddr]) -> Self {
+        Self::with(members, 1, 64 * MIB).await
+    }
+
+    async fn with(members: &[SocketAddr], secret_: u8, quota: u64) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = store::Config { dir: dir.path().to_owned(), quota, low_disk: 0 };
+        let store = Store::open(config).unwrap();
+        let swarm = Swarm::start(config_at(loopback(), members, secret_), store.clone()).await.unwrap();
+        Self { swarm, store, dir }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.swarm.status().advertised.unwrap()
+    }
+
+    fn provider(&self) -> Provider {
+        Provider { addr: self.addr(), complete: true }
+    }
+
+    /// Takes pieces "from the registry".
+    fn pour(&self, bytes: &[u8], pieces: Range<u32>) -> Arc<Partial> {
+        let digest = Digest::of(bytes);
+        let partial = self.store.begin(&digest, bytes.len() as u64).unwrap();
+        for index in partial.missing(pieces) {
+            let range = partial.layout().range(index);
+            let mut writer = partial.writer(index).unwrap();
+            writer.write(&bytes[range.start as usize..range.end as usize]).unwrap();
+            let statement = self.swarm.seal(digest, bytes.len() as u64, index, writer.blake3());
+            writer.finish(&statement).unwrap();
+        }
+        partial
+    }
+
+    async fn put(&self, bytes: &[u8]) -> Digest {
+        let blob = self.pour(bytes, 0..u32::MAX).stored().await.unwrap();
+        let provenance = Provenance { registry: "docker.io".into(), repository: "library/x".into() };
+        self.store.add_provenance(&blob.digest(), provenance.clone()).unwrap();
+        self.swarm.announce(blob.digest(), blob.size(), vec![provenance]);
+        blob.digest()
+    }
+
+    async fn fetch(&self, located: &Located, digest: Digest) -> (Arc<Partial>, Fetched) {
+        let partial = self.store.begin(&digest, located.size).unwrap();
+        let fetch = self.swarm.fetch(&partial, located, 0..u32::MAX);
+        let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.expect("a fetch always ends");
+        (partial, fetched)
+    }
+
+    async fn knows(&self, addr: SocketAddr) {
+        let known = || async {
+            let members = self.swarm.status().members;
+            members.iter().any(|member| member.addr == addr && member.reachable == Some(true)).then_some(())
+        };
+        eventually("a member is reached", known).await;
+    }
+
+    async fn locate(&self, digest: Digest) -> Located {
+        eventually("the blob is found", || self.swarm.locate(&digest)).await
+    }
+}
+
+fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
+    Config { listen, advertise: None, secrets: vec![secret(secret_)], members: members.to_vec() }
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let all = async {
+        loop {
+            if let Some(value) = check().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+fn content(seed: u64, size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; size as usize];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn located(size: u64, providers: &[Provider]) -> Located {
+    Located { size, providers: providers.to_vec(), provenance: vec![] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_node_gets_everything_from_the_first_and_the_third_from_the_second() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let bytes = content(1, 4 * MIB + 5);
+    let digest = a.put(&bytes).await;
+    let found = b.locate(digest).await;
+    assert_eq!(found.providers, [a.provider()]);
+    assert_eq!(found.provenance, [Provenance { registry: "docker.io".into(), repository: "library/x".into() }]);
+    let (partial, fetched) = b.fetch(&found, digest).await;
+    assert_eq!((fetched.missing.as_slice(), fetched.faults.as_slice()), (&[][..], &[][..]));
+    assert_eq!(fetched.bytes, [(a.addr(), bytes.len() as u64)]);
+    assert_eq!(a.swarm.status().sent, bytes.len() as u64);
+    let blob = partial.stored().await.unwrap();
+    b.swarm.announce(digest, blob.size(), vec![]);
+
+    let c = Node::start(&[b.addr()]).await;
+    a.swarm.close().await;
+    let from_b = || async { c.swarm.locate(&digest).await.filter(|found| found.providers.contains(&b.provider())) };
+    let found = eventually("the second node is found", from_b).await;
+    let (partial, fetched) = c.fetch(&found, digest).await;
+    assert!(fetched.missing.is_empty());
+    let blob = partial.stored().await.unwrap();
+    let mut read = vec![0; bytes.len()];
+    blob.read_at(0, &mut read).unwrap();
+    assert_eq!(read, bytes);
+    let sealers: Vec<_> = blob.statements().unwrap().into_iter().map(|s| s.unwrap().verify().unwrap()).collect();
+    assert!(sealers.iter().all(|sealer| *sealer == secret(1).node_key(a.addr()).public()), "relayed, not sealed again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_live_member_is_enough_to_find_all_others() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let c = Node::start(&[a.addr()]).await;
+    for (one, other) in [(&a, &b), (&a, &c), (&b, &a), (&b, &c), (&c, &a), (&c, &b)] {
+        one.knows(other.addr()).await;
+    }
+    let digest = b.put(&content(2, MIB)).await;
+    assert_eq!(c.locate(digest).await.providers, [b.provider()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_turned_away_before_they_can_ask() {
+    let a = Node::start(&[]).await;
+    let digest = a.put(&content(3, MIB)).await;
+    let stranger = Node::with(&[a.addr()], 2, 64 * MIB).await;
+    assert_eq!(stranger.swarm.locate(&digest).await, None);
+    let (_, fetched) = stranger.fetch(&located(MIB, &[a.provider()]), digest).await;
+    assert_eq!(fetched.missing.len(), 4);
+    assert_eq!(fetched.faults, [PeerFault { peer: a.addr(), blame: Blame::Gone }]);
+    assert_eq!(a.swarm.status().members, []);
+    assert_eq!(a.swarm.status().sent, 0);
+
+    // One that dials the right identity with a key of its own: it sees why, and gets nothing.
+    let key = SecretKey::from_bytes(&[9; 32]);
+    let at = endpoint::settle(loopback()).unwrap();
+    let open = Members::new(at, vec![secret(1)], &[a.addr()]);
+    let endpoint = endpoint::bind(at, key, &open).await.unwrap();
+    let connection = endpoint.connect(open.dial(a.addr()).unwrap(), frame::ALPN).await.unwrap();
+    let closed = connection.closed().await.to_string();
+    assert!(closed.contains("403") || closed.contains("not a member"), "{closed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_on_a_peers_disk_is_noticed_blamed_and_made_good_by_another() {
+    let a = Node::start(&[]).await;
+    let c = Node::start(&[a.addr()]).await;
+    let b = Node::start(&[a.addr(), c.addr()]).await;
+    let bytes = content(4, 2 * MIB);
+    let digest = a.put(&bytes).await;
+    c.put(&bytes).await;
+    let path = a.dir.path().join("blobs/sha256").join(digest.hex());
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", MIB + 77).unwrap();
+    let found = located(2 * MIB, &[a.provider(), c.provider()]);
+    b.knows(c.addr()).await;
+    // Pieces are shared out by speed, so the damaged one may come from the other at first.
+    for _ in 0..50 {
+        let (partial, fetched) = b.fetch(&found, digest).await;
+        assert!(fetched.missing.is_empty() && partial.verified().await.is_ok());
+        if !fetched.faults.is_empty() {
+            assert_eq!(fetched.faults, [PeerFault { peer: a.addr(), blame: Blame::Corrupt }]);
+            assert!(a.store.get(&digest).is_none(), "it threw its own away");
+            return;
+        }
+        partial.stored().await.unwrap();
+        b.store.discard(&digest).unwrap();
+    }
+    panic!("the damaged piece was never asked for");
+}
+
+/// One bad peer, asked alone and then beside a good one.
+async fn tricked(trick: Trick, blame: Blame) {
+    let b = Node::start(&[]).await;
+    let good = Node::start(&[b.addr()]).await;
+    let bytes = content(5, MIB + 1);
+    let fake = Fake::start(b.addr(), trick, bytes.clone()).await;
+    b.knows(good.addr()).await;
+    eventually("the fake is a member", || async {
+        b.swarm.status().members.iter().any(|member| member.addr == fake.addr).then_some(())
+    })
+    .await;
+    let digest = good.put(&bytes).await;
+    let provider = Provider { addr: fake.addr, complete: true };
+    let (partial, fetched) = b.fetch(&located(MIB + 1, &[provider]), digest).await;
+    assert_eq!(fetched.faults, [PeerFault { peer: fake.addr, blame }], "{trick:?}");
+    assert!(!fetched.missing.is_empty());
+    let (_, fetched) = b.fetch(&located(MIB + 1, &[provider, good.provider()]), digest).await;
+    assert!(fetched.missing.is_empty(), "{trick:?}: {fetched:?}");
+    assert!(partial.verified().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_sends_wrong_bytes() {
+    tricked(Trick::WrongBytes, Blame::Corrupt).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_answers() {
+    tricked(Trick::Silence, Blame::Stall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_stops_in_the_middle() {
+    tricked(Trick::StopsMidway, Blame::Stall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_dies_in_the_middle() {
+    tricked(Trick::DiesMidway, Blame::Gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_statement_nobody_signed() {
+    tricked(Trick::BadSignature, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_states_another_piece() {
+    tricked(Trick::OtherPiece, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_announces_a_frame_of_four_gibibytes() {
+    tricked(Trick::HugeFrame, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_has_not_got_what_it_says() {
+    tricked(Trick::NotHere, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_sends_less_than_the_piece() {
+    tricked(Trick::Short, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_of_an_unfinished_blob_are_shared_and_the_rest_is_missing() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    b.knows(a.addr()).await;
+    let bytes = content(6, 2 * MIB);
+    let digest = Digest::of(&bytes);
+    let _unfinished = a.pour(&bytes, 0..3);
+    let provider = Provider { addr: a.addr(), complete: false };
+    let (partial, fetched) = b.fetch(&located(2 * MIB, &[provider]), digest).await;
+    assert_eq!(fetched.missing, [3, 4, 5, 6, 7]);
+    assert_eq!(fetched.faults, []);
+    // Resumed when there is more; only that is fetched.
+    let _unfinished = a.pour(&bytes, 0..6);
+    let (_, fetched) = b.fetch(&located(2 * MIB, &[provider]), digest).await;
+    assert_eq!(fetched.bytes, [(a.addr(), 3 * (256 << 10))]);
+    b.pour(&bytes, 6..8);
+    assert!(partial.verified().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_size_than_the_registrys_is_nobodys_blob() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(7, MIB)).await;
+    let partial = b.store.begin(&digest, MIB - 1).unwrap();
+    let fetched = b.swarm.fetch(&partial, &located(MIB, &[a.provider()]), 0..u32::MAX).await;
+    assert_eq!((fetched.missing.len(), fetched.bytes.len()), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantined_nodes_pieces_are_not_taken_even_from_others() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(8, MIB)).await;
+    let found = b.locate(digest).await;
+    let sealer = secret(1).node_key(a.addr()).public();
+    assert_eq!(b.swarm.member(&sealer), Some(a.addr()));
+    b.swarm.quarantine(sealer);
+    assert_eq!(b.swarm.status().quarantined, [sealer]);
+    let (_, fetched) = b.fetch(&found, digest).await;
+    assert_eq!((fetched.missing.len(), fetched.faults.len()), (4, 0), "missing, but the relay is not to blame");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_evicted_is_withdrawn_and_what_is_held_is_told_at_the_start() {
+    let a = Node::with(&[], 1, 2 * MIB).await;
+    let first = a.put(&content(9, MIB)).await;
+    let b = Node::start(&[a.addr()]).await;
+    b.locate(first).await;
+    a.put(&content(10, MIB)).await;
+    let third = a.put(&content(11, MIB)).await;
+    b.locate(third).await;
+    eventually("the evicted one is forgotten", || async { b.swarm.locate(&first).await.is_none().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_restarts_is_told_again() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(12, MIB)).await;
+    b.locate(digest).await;
+    let at = b.addr();
+    b.swarm.close().await;
+    drop(b.swarm);
+    let swarm = eventually("the port is free again", || async {
+        Swarm::start(config_at(at, &[a.addr()], 1), b.store.clone()).await.ok()
+    })
+    .await;
+    // Both own everything; its books were empty, and it may not ask itself for what it does not know.
+    eventually("the books are full again", || async { (swarm.status().facts > 0).then_some(()) }).await;
+    assert_eq!(swarm.locate(&digest).await.unwrap().providers, [a.provider()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_owners_cost_less_than_the_deadline() {
+    let dead = endpoint::settle(loopback()).unwrap();
+    let a = Node::start(&[dead]).await;
+    let started = std::time::Instant::now();
+    assert_eq!(a.swarm.locate(&Digest::of(b"unknown")).await, None);
+    let first = started.elapsed();
+    assert!(first < Duration::from_secs(2), "{first:?}");
+    let asked_again = std::time::Instant::now();
+    assert_eq!(a.swarm.locate(&Digest::of(b"unknown")).await, None);
+    assert!(asked_again.elapsed() < Duration::from_millis(250), "who was silent is not waited for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_or_broken_store_ends_the_fetch_and_blames_nobody() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(13, MIB)).await;
+    let found = b.locate(digest).await;
+    let partial = b.store.begin(&digest, MIB).unwrap();
+    b.store.discard(&digest).unwrap();
+    let fetched = b.swarm.fetch(&partial, &found, 0..u32::MAX).await;
+    assert!(matches!(fetched.failed, Some(StoreError::Discarded(_))));
+    assert_eq!((fetched.faults.len(), fetched.missing.len()), (0, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_and_an_address_for_nobody_are_clear_errors() {
+    let a = Node::start(&[]).await;
+    let error = Swarm::start(config_at(a.addr(), &[], 1), a.store.clone()).await.unwrap_err();
+    assert!(matches!(error, StartError::Listen { .. }) && error.to_string().contains(&a.addr().to_string()), "{error}");
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    assert!(matches!(Swarm::start(config_at(any, &[], 1), a.store.clone()).await, Err(StartError::Unspecified(_))));
+}
+
+#[tokio::test]
+async fn alone_everything_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let config = store::Config { dir: dir.path().to_owned(), quota: MIB, low_disk: 0 };
+    let store = Store::open(config).unwrap();
+    let swarm = Swarm::alone();
+    let digest = Digest::of(b"x");
+    assert_eq!(swarm.locate(&digest).await, None);
+    let partial = store.begin(&digest, 1).unwrap();
+    assert_eq!(swarm.fetch(&partial, &located(1, &[]), 0..1).await.missing, [0]);
+    assert!(swarm.seal(digest, 1, 0, [0; 32]).verify().is_ok());
+    swarm.close().await;
+}

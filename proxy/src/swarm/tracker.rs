@@ -1,0 +1,176 @@
+//! What an owner knows: who holds which blob. Soft state in memory, bounded, forgotten unless refreshed.
+//! No I/O and no clock of its own; `exchange` brings the questions and announcements of others.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use rand::seq::IteratorRandom;
+
+use super::frame::{Announce, MAX_PROVIDERS, MAX_TOLD, Record};
+use crate::{oci::digest::Digest, store::Provenance};
+
+/// How long an announcement counts.
+pub(crate) const TTL: Duration = Duration::from_secs(30 * 60);
+/// The most holders remembered of one blob: more than are ever told.
+const MAX_HOLDERS: usize = 256;
+/// The most announcements remembered, of all blobs.
+const MAX_FACTS: usize = 1 << 20;
+
+/// The books of an owner.
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    blobs: HashMap<Digest, Known>,
+    facts: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    holders: HashMap<SocketAddr, Holder>,
+    provenance: Vec<Provenance>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    size: u64,
+    complete: bool,
+    until: Instant,
+}
+
+impl Tracker {
+    /// Notes what a member says of itself.
+    pub(crate) fn note(&mut self, from: SocketAddr, announce: Announce, now: Instant) {
+        for blob in announce.gone {
+            self.remove(&blob, from);
+        }
+        if self.facts >= MAX_FACTS {
+            self.expire(now);
+        }
+        for holding in announce.held {
+            let known = self.blobs.entry(holding.blob).or_default();
+            let new = !known.holders.contains_key(&from);
+            if new && (known.holders.len() >= MAX_HOLDERS || self.facts >= MAX_FACTS) {
+                continue;
+            }
+            self.facts += usize::from(new);
+            let holder = Holder { size: holding.size, complete: holding.complete, until: now + TTL };
+            known.holders.insert(from, holder);
+            for provenance in holding.provenance {
+                if !known.provenance.contains(&provenance) {
+                    if known.provenance.len() >= MAX_TOLD {
+                        known.provenance.remove(0);
+                    }
+                    known.provenance.push(provenance);
+                }
+            }
+        }
+    }
+
+    /// Who has the blob, other than `asker`: complete holders first, chosen at random among equals so that they share the
+    /// load. `None` when nobody has.
+    pub(crate) fn find(&self, blob: &Digest, asker: SocketAddr, now: Instant) -> Option<Record> {
+        let known = self.blobs.get(blob)?;
+        let alive = || known.holders.iter().filter(|(addr, holder)| holder.until > now && **addr != asker);
+        let size = usual_size(alive().map(|(_, holder)| holder.size))?;
+        let pick = |complete: bool, amount: usize| {
+            let fits = alive().filter(move |(_, holder)| holder.size == size && holder.complete == complete);
+            fits.map(|(addr, _)| (*addr, complete)).sample(&mut rand::rng(), amount)
+        };
+        let mut providers = pick(true, MAX_PROVIDERS);
+        providers.extend(pick(false, MAX_PROVIDERS - providers.len()));
+        Some(Record { size, providers, provenance: known.provenance.clone() })
+    }
+
+    /// How many announcements are remembered.
+    pub(crate) fn facts(&self) -> usize {
+        self.facts
+    }
+
+    /// Forgets what was not refreshed.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.blobs.retain(|_, known| {
+            known.holders.retain(|_, holder| holder.until > now);
+            !known.holders.is_empty()
+        });
+        self.facts = self.blobs.values().map(|known| known.holders.len()).sum();
+    }
+
+    fn remove(&mut self, blob: &Digest, from: SocketAddr) {
+        let Some(known) = self.blobs.get_mut(blob) else { return };
+        self.facts -= usize::from(known.holders.remove(&from).is_some());
+        if known.holders.is_empty() {
+            self.blobs.remove(blob);
+        }
+    }
+}
+
+/// The size that most holders name; one that lies does not decide.
+fn usual_size(sizes: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut votes = HashMap::<u64, usize>::new();
+    for size in sizes {
+        *votes.entry(size).or_default() += 1;
+    }
+    votes.into_iter().max_by_key(|(size, votes)| (*votes, *size)).map(|(size, _)| size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::frame::Holding;
+
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], n))
+    }
+
+    fn holds(blob: Digest, size: u64, complete: bool) -> Announce {
+        let provenance = vec![Provenance { registry: "docker.io".into(), repository: format!("r{size}") }];
+        Announce { held: vec![Holding { blob, size, complete, provenance }], gone: vec![] }
+    }
+
+    #[test]
+    fn what_was_announced_is_found_by_others_until_it_goes_or_expires() {
+        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        assert_eq!(tracker.find(&blob, addr(1), now), None);
+        tracker.note(addr(1), holds(blob, 7, true), now);
+        tracker.note(addr(2), holds(blob, 7, false), now + TTL / 2);
+        assert_eq!(tracker.find(&blob, addr(3), now).unwrap().providers, [(addr(1), true), (addr(2), false)]);
+        assert_eq!(tracker.find(&blob, addr(1), now).unwrap().providers, [(addr(2), false)]);
+        assert_eq!(tracker.find(&blob, addr(3), now + TTL).unwrap().providers, [(addr(2), false)]);
+        tracker.note(addr(2), Announce { held: vec![], gone: vec![blob, Digest::of(b"y")] }, now);
+        assert_eq!(tracker.find(&blob, addr(1), now), None);
+        assert_eq!(tracker.facts(), 1);
+        tracker.expire(now + TTL);
+        assert_eq!((tracker.facts(), tracker.blobs.len()), (0, 0));
+    }
+
+    #[test]
+    fn answers_and_memory_are_bounded() {
+        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        for n in 0..1000 {
+            tracker.note(addr(n), holds(blob, 7, n % 2 == 0), now);
+        }
+        assert_eq!(tracker.facts(), MAX_HOLDERS);
+        let record = tracker.find(&blob, addr(0), now).unwrap();
+        assert_eq!(record.providers.len(), MAX_PROVIDERS);
+        assert!(record.providers.iter().all(|(addr_, complete)| *complete && *addr_ != addr(0)));
+        for n in 0..100 {
+            let mut announce = holds(blob, 7, true);
+            announce.held[0].provenance[0].repository = n.to_string();
+            tracker.note(addr(1), announce, now);
+        }
+        assert_eq!(tracker.find(&blob, addr(0), now).unwrap().provenance.len(), MAX_TOLD);
+    }
+
+    #[test]
+    fn one_that_lies_about_the_size_is_outvoted() {
+        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        tracker.note(addr(1), holds(blob, 1 << 40, true), now);
+        tracker.note(addr(2), holds(blob, 7, true), now);
+        tracker.note(addr(3), holds(blob, 7, true), now);
+        let record = tracker.find(&blob, addr(9), now).unwrap();
+        assert_eq!(record.size, 7);
+        assert!(!record.providers.contains(&(addr(1), true)));
+    }
+}
