@@ -276,9 +276,15 @@ impl Node {
         found.await.expect("it happens in time")
     }
 
-    /// Whether it holds this blob, verified.
+    /// Whether it holds this blob, verified and synced.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.core().store.get(digest).is_some()
+    }
+
+    /// Waits until it holds this blob: a client may have the last byte before it is synced to disk.
+    pub async fn keeps(&self, digest: &Digest) {
+        let held = async || Ok(self.holds(digest).then_some(()));
+        crate::wait::eventually("the blob is stored", witness::PATIENCE, held).await.expect("it is stored in time");
     }
 
     /// The file of a complete blob in its store, to be damaged.

@@ -96,7 +96,9 @@ async fn same(ours: &Client, theirs: &Client, path: &str) {
             assert_eq!(ours.headers.get(name), Some(value), "{path} {name}");
         }
     }
-    assert_eq!(ours.bytes().await.unwrap(), theirs.bytes().await.unwrap(), "{path}");
+    let (ours, theirs) = (ours.bytes().await.unwrap(), theirs.bytes().await.unwrap());
+    // No two tokens are the same.
+    assert!(ours == theirs || path.starts_with("/token"), "{path}");
 }
 
 #[tokio::test]

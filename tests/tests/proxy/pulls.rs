@@ -65,7 +65,7 @@ async fn plain_http_registries_too() {
         node.client().pull("app:1").await.unwrap();
     }
     assert_eq!(registry.blob_gets(), 2);
-    assert_eq!(node.counters().connections("terminate"), 0, "counted when they end");
+    node.connection("terminated", |it| it.reason == "plain_http" && it.decision == "terminate").await;
     assert_eq!(sum(&node.pulls(6).await).total(), node.counters().by_source().total());
 }
 

@@ -102,7 +102,7 @@ async fn an_expired_redirect_is_fetched_anew() {
         client.pull("app:1").await.unwrap();
     }
     cdn.expire();
-    assert!(node.holds(&image.layers[0].digest));
+    node.keeps(&image.layers[0].digest).await;
 }
 
 #[tokio::test]
@@ -112,10 +112,14 @@ async fn a_redirected_head_is_a_permission() {
     node.client().user("alice", "secret").pull("app:1").await.unwrap();
     // Registries that redirect do so for HEAD as well.
     registry.fault(blobs().heads(), cdn.redirect());
-    let gets = cdn.blob_gets();
+    let sent = cdn.blob_bytes_sent();
     let blob = node.client().user("alice", "secret").blob("app", &image.layers[0].digest).await.unwrap();
     assert_eq!(blob, image.layers[0].bytes);
-    assert_eq!(cdn.blob_gets(), gets);
+    assert_eq!(cdn.blob_bytes_sent(), sent + 1, "one byte shows that the storage has it");
+    registry.heal();
+    registry.fault(blobs(), Fault::Redirect("https://login.test/".to_owned()));
+    let reply = node.client().token("unknown").get(&image.blob_path(&image.layers[0])).await.unwrap();
+    assert_eq!(reply.status, StatusCode::TEMPORARY_REDIRECT);
 }
 
 #[tokio::test]
