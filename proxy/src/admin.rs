@@ -39,7 +39,7 @@ const MOST: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address} (admin.listen): {source}; choose another port")]
+    #[error("cannot listen on {address}; set admin.listen to a free port")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -50,7 +50,7 @@ pub enum AdminError {
     #[error("another waylay answers on {}; stop it first, or set admin.socket", .0.display())]
     Running(PathBuf),
     /// The socket could not be made.
-    #[error("cannot make the control socket {} (admin.socket): {source}", path.display())]
+    #[error("cannot make the control socket {} (admin.socket)", path.display())]
     Socket {
         /// The socket.
         path: PathBuf,

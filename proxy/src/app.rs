@@ -149,7 +149,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         peers = config.swarm.is_some(),
         "started"
     );
-    let proving = prove(guard.clone(), core.metrics.clone(), starting);
+    let proving = prove(guard.clone(), watch.clone(), core.metrics.clone(), starting);
     let publishing = republish(&config, &identities);
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
@@ -209,21 +209,22 @@ fn attach(config: &Config, listeners: &[TcpListener]) -> anyhow::Result<Intercep
     Ok(Intercept::attach(&wanted, Listeners { v4, v6: port(IpAddr::is_ipv6) })?)
 }
 
-/// Proves again and again that connections are intercepted; the first success makes the daemon ready.
-async fn prove(guard: Arc<Intercept>, metrics: Arc<Metrics>, starting: lifecycle::Unready) {
+/// Proves again and again that connections are intercepted; the first success makes the daemon ready. The service
+/// manager is told after the first attempt: a restart would mend nothing, and pulls work directly meanwhile.
+async fn prove(guard: Arc<Intercept>, watch: Arc<Watcher>, metrics: Arc<Metrics>, starting: lifecycle::Unready) {
     let mut starting = Some(starting);
     let mut every = tokio::time::interval(PROVE);
     loop {
         every.tick().await;
+        if watch.is_aside() {
+            continue;
+        }
         let tried = guard.clone();
         let proven = tokio::task::spawn_blocking(move || tried.prove(PROOF)).await;
         match proven {
             Ok(Ok(())) => {
                 metrics.intercept_effective.set(1);
-                if starting.take().is_some() {
-                    // No error: without a service manager there is nobody to tell.
-                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-                }
+                starting.take();
             }
             Ok(Err(error)) => {
                 metrics.intercept_effective.set(0);
@@ -231,6 +232,8 @@ async fn prove(guard: Arc<Intercept>, metrics: Arc<Metrics>, starting: lifecycle
             }
             Err(_) => return,
         }
+        // No error: without a service manager there is nobody to tell. Saying it again does no harm.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 }
 

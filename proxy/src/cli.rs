@@ -81,11 +81,19 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("waylay: {error:#}");
+            eprintln!("waylay: {}", whole(&error));
             let usage = error.is::<ConfigError>() || error.is::<token::BadToken>();
             if usage { BAD_USAGE } else { FAILED }.into()
         }
     }
+}
+
+/// An error with its causes, leaving out those that a message already quotes.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Runs one question to a daemon; no threads are needed for that.
@@ -100,4 +108,23 @@ fn load(path: &std::path::Path) -> anyhow::Result<Config> {
 /// `bytes` for people.
 fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let quoted = Err::<(), _>(std::io::Error::other("no room")).context("cannot write f: no room").unwrap_err();
+        assert_eq!(whole(&quoted.context("cannot start")), "cannot start: cannot write f: no room");
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
 }

@@ -25,7 +25,10 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray},
 };
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::statfs::{CGROUP2_SUPER_MAGIC, statfs},
+    time::{ClockId, clock_gettime},
+};
 use waylay_abi::{Endpoint, Exit, map};
 
 pub use self::{object::LoadError, origin::KernelOrigin, selftest::Ineffective, targets::Targets};
@@ -73,6 +76,9 @@ pub enum AttachError {
     /// No cgroup2 hierarchy to attach to.
     #[error(transparent)]
     Mount(#[from] cgroup::MountError),
+    /// What was named is no cgroup.
+    #[error("{} (intercept.cgroup) is not a directory of the cgroup2 file system", .0.display())]
+    NoCgroup(PathBuf),
     /// The cgroup's directory can't be opened.
     #[error("can't open the cgroup {}", path.display())]
     Cgroup {
@@ -117,6 +123,9 @@ impl Intercept {
         };
         let directory =
             std::fs::File::open(&cgroup).map_err(|source| AttachError::Cgroup { path: cgroup.clone(), source })?;
+        if statfs(&cgroup).is_ok_and(|found| found.filesystem_type() != CGROUP2_SUPER_MAGIC) {
+            return Err(AttachError::NoCgroup(cgroup));
+        }
         let mut loaded = object::load(config.max_pending)?;
         let ebpf = &mut loaded.ebpf;
         config.targets.write(ebpf)?;

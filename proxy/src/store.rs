@@ -63,7 +63,7 @@ pub struct Config {
 /// A change that others may want to announce or withdraw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The blob is complete and verified.
+    /// The blob is complete and verified, or more became known about where it comes from.
     Stored(Digest),
     /// The blob, or what there was of it, is gone.
     Dropped(Digest),
@@ -199,7 +199,16 @@ impl Store {
 
     /// Remembers that a registry has itself served the blob under a repository. Without effect when it is not held.
     pub fn add_provenance(&self, digest: &Digest, provenance: Provenance) -> Result<(), StoreError> {
-        self.change(digest, false, |info| info.add(provenance))
+        let mut news = false;
+        self.change(digest, false, |info| {
+            news = info.add(provenance);
+            news
+        })?;
+        if news && matches!(self.directory.index().get(digest).map(|entry| &entry.kind), Some(Kind::Blob(_))) {
+            // Nobody listening is no error.
+            let _ = self.directory.events.send(Event::Stored(*digest));
+        }
+        Ok(())
     }
 
     /// Remembers a manifest's media type. Without effect when it is not held.

@@ -41,7 +41,7 @@ use self::{
 };
 use crate::{
     oci::digest::Digest,
-    store::{Partial, Provenance, Store, piece::Statement},
+    store::{Partial, Store, piece::Statement},
 };
 
 /// How this node takes part.
@@ -140,20 +140,6 @@ impl Swarm {
         match &self.inner.net {
             Some(net) => fetch::fetch(&net.pool, &self.inner.quarantine, partial, located, wanted).await,
             None => Fetched { missing: partial.missing(wanted), ..Fetched::default() },
-        }
-    }
-
-    /// Tells the owners of the digest that it is complete here; soon, in company of others.
-    pub fn announce(&self, blob: Digest, size: u64, provenance: Vec<Provenance>) {
-        if let Some(net) = &self.inner.net {
-            net.exchange.herald.held(herald::holding(blob, size, provenance));
-        }
-    }
-
-    /// Tells them that it is no longer here. What the store evicts is withdrawn without being asked.
-    pub fn withdraw(&self, blob: Digest) {
-        if let Some(net) = &self.inner.net {
-            net.exchange.herald.gone(blob);
         }
     }
 

@@ -13,7 +13,7 @@ const BACKLOG: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter does not parse.
-    #[error("log filter {filter:?} is not valid: {source}")]
+    #[error("log filter {filter:?} is not valid")]
     Filter {
         /// What was given.
         filter: String,
@@ -21,7 +21,7 @@ pub enum TelemetryError {
         source: tracing_subscriber::filter::ParseError,
     },
     /// A subscriber was there before.
-    #[error("logging was already set up: {0}")]
+    #[error("logging was already set up")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 

@@ -81,7 +81,8 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// The object in the program is the real one, not the stub for machines without the kernel toolchain.
 fn kernel_program() -> Result<()> {
-    let build = ["build", "--package", "waylay", "--package", "waylay-tests", "--bins", "--locked"];
+    // As `cargo xtask test` builds it, so that it is built once.
+    let build = ["build", "--workspace", "--bins", "--locked"];
     let told = read(&mut cargo(&[&build[..], &["--message-format", "json"]].concat()))?;
     let object = out_dir(&told).context("cargo did not tell where the build script of waylay works")?.join("kernel.o");
     let content = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no waylay daemon answers on {} ({source}); is it running? start it with `waylay run`", path.display())]
+    #[error("no waylay daemon answers on {}; is it running? `waylay run` starts it", path.display())]
     NotRunning {
         /// The socket.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The daemon broke off.
-    #[error("the daemon broke off: {0}")]
+    #[error("the daemon broke off")]
     Broken(#[from] hyper::Error),
     /// The daemon did not understand.
     #[error("the daemon answered {0}; are the daemon and this command of the same version?")]

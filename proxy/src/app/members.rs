@@ -19,7 +19,7 @@ const LONGEST: u64 = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenFileError {
     /// It cannot be read.
-    #[error("cannot read the join token {} (swarm.token_file): {source}; make one with `waylay token new --out FILE`", path.display())]
+    #[error("cannot read the join token {} (swarm.token_file); `waylay token new --out FILE` makes one", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub(super) enum TokenFileError {
         mode: u32,
     },
     /// It holds no token.
-    #[error("{} (swarm.token_file): {source}", path.display())]
+    #[error("{} (swarm.token_file) holds no usable token", path.display())]
     Bad {
         /// The file.
         path: PathBuf,
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_damaged_token_is_named_and_not_repeated() {
         let (_dir, path) = file("waylay1-c2VjcmV0", 0o600);
-        let error = read(&path).unwrap_err().to_string();
+        let error = format!("{:#}", anyhow::Error::new(read(&path).unwrap_err()));
         assert!(error.contains("damaged") && !error.contains("c2VjcmV0"), "{error}");
     }
 }

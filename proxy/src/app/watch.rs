@@ -1,7 +1,12 @@
 //! What the accept loop tells: connections to counters and trace, its life to the kernel and the service manager.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use crate::{
     accept::{ConnectionOutcome, Watch},
@@ -16,22 +21,28 @@ pub(super) struct Watcher {
     metrics: Arc<Metrics>,
     trace: Trace,
     guard: Option<Arc<Intercept>>,
+    aside: AtomicBool,
 }
 
 impl Watcher {
     pub(super) fn new(metrics: Arc<Metrics>, trace: Trace, guard: Option<Arc<Intercept>>) -> Self {
-        Self { metrics, trace, guard }
+        Self { metrics, trace, guard, aside: AtomicBool::new(false) }
+    }
+
+    /// Whether the kernel was told to send new connections directly.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Relaxed)
     }
 }
 
 impl Watch for Watcher {
     fn connection(&self, outcome: &ConnectionOutcome) {
-        // Our own self-test comes in this way too.
+        let (decision, reason) = (outcome.reason.decision().name(), outcome.reason.name());
+        self.metrics.connections.get_or_create(&ConnectionLabel { decision, reason }).inc();
+        // Our own self-test comes in this way too, each minute; nobody wants to see that.
         if outcome.reason == Reason::NotCaught {
             return;
         }
-        let (decision, reason) = (outcome.reason.decision().name(), outcome.reason.name());
-        self.metrics.connections.get_or_create(&ConnectionLabel { decision, reason }).inc();
         let age = outcome.age();
         tracing::debug!(program = outcome.program, name = outcome.host, decision, reason, error = outcome.error, "connection");
         self.trace.tell(Event::Connection(ConnectionEvent {
@@ -57,6 +68,7 @@ impl Watch for Watcher {
 
     fn step_aside(&self, aside: bool) {
         tracing::info!(aside, "new connections go directly while at a limit or stopping");
+        self.aside.store(aside, Ordering::Relaxed);
         if let Some(guard) = &self.guard
             && let Err(error) = guard.set_enabled(!aside)
         {

@@ -43,7 +43,7 @@ pub(super) enum Token {
 
 /// The token in a file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", file.display())]
+#[error("{} holds no usable token", file.display())]
 pub(super) struct BadToken {
     file: PathBuf,
     source: TokenError,

@@ -16,7 +16,7 @@ use super::{Admin, Config, Intercept, Log, LogFormat, Proxy, Pull, Store, Swarm,
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read the configuration {}: {source}; give its path with --config", path.display())]
+    #[error("cannot read the configuration {}; --config gives its path", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -153,7 +153,7 @@ struct RawLog {
 /// Checks `text` and fills in what it leaves out.
 pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
     let raw: Raw =
-        toml::from_str(text).map_err(|error| ConfigError::Syntax { path: None, message: error.to_string() })?;
+        toml::from_str(text).map_err(|error| ConfigError::Syntax { path: None, message: one_line(text, &error) })?;
     let state_dir = raw.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waylay"));
     if !state_dir.is_absolute() {
         return Err(ConfigError::value("state_dir", state_dir.display(), "must be an absolute path"));
@@ -182,6 +182,15 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
         },
         state_dir,
     })
+}
+
+/// What the parser says, in one line that begins with the line's number.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
 }
 
 fn names(key: &'static str, texts: &[String]) -> Result<Vec<RegistryName>, ConfigError> {

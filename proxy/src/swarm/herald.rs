@@ -124,7 +124,7 @@ impl Round {
                 }
                 event = events.recv() => match event {
                     Ok(Event::Dropped(blob)) => herald.gone(blob),
-                    Ok(Event::Stored(_)) => {}
+                    Ok(Event::Stored(blob)) => self.stored(blob).await,
                     Err(_) => herald.everything(),
                 },
                 () = herald.news.1.notified() => {
@@ -133,6 +133,15 @@ impl Round {
                     self.tell(news).await;
                 }
             }
+        }
+    }
+
+    /// A blob is complete, or more is known about where it came from.
+    async fn stored(&self, blob: Digest) {
+        let store = self.exchange.store.clone();
+        let info = tokio::task::spawn_blocking(move || store.info(&blob)).await.ok().flatten();
+        if let Some(info) = info {
+            self.exchange.herald.held(holding(blob, info.size, info.provenance));
         }
     }
 
@@ -271,7 +280,7 @@ async fn holdings(store: Store) -> Vec<Holding> {
 }
 
 /// A complete blob as it is announced: with the provenance learned last.
-pub(crate) fn holding(blob: Digest, size: u64, mut provenance: Vec<Provenance>) -> Holding {
+fn holding(blob: Digest, size: u64, mut provenance: Vec<Provenance>) -> Holding {
     provenance.retain(Provenance::is_bounded);
     let old = provenance.len().saturating_sub(MAX_TOLD);
     provenance.drain(..old);

@@ -62,11 +62,10 @@ impl Node {
     }
 
     async fn put(&self, bytes: &[u8]) -> Digest {
-        let blob = self.pour(bytes, 0..u32::MAX).stored().await.unwrap();
+        let partial = self.pour(bytes, 0..u32::MAX);
         let provenance = Provenance { registry: "docker.io".into(), repository: "library/x".into() };
-        self.store.add_provenance(&blob.digest(), provenance.clone()).unwrap();
-        self.swarm.announce(blob.digest(), blob.size(), vec![provenance]);
-        blob.digest()
+        self.store.add_provenance(&partial.digest(), provenance).unwrap();
+        partial.stored().await.unwrap().digest()
     }
 
     async fn fetch(&self, located: &Located, digest: Digest) -> (Arc<Partial>, Fetched) {
@@ -128,8 +127,7 @@ async fn the_second_node_gets_everything_from_the_first_and_the_third_from_the_s
     assert_eq!((fetched.missing.as_slice(), fetched.faults.as_slice()), (&[][..], &[][..]));
     assert_eq!(fetched.bytes, [(a.addr(), bytes.len() as u64)]);
     assert_eq!(a.swarm.status().sent, bytes.len() as u64);
-    let blob = partial.stored().await.unwrap();
-    b.swarm.announce(digest, blob.size(), vec![]);
+    partial.stored().await.unwrap();
 
     let c = Node::start(&[b.addr()]).await;
     a.swarm.close().await;

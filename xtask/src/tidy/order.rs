@@ -50,6 +50,8 @@ impl Root {
         let code = source::code(lib);
         let mut root = Root { modules: Vec::new(), exports: BTreeMap::new() };
         for statement in code.split(';').map(str::trim) {
+            // Attributes stand before what they are about.
+            let statement = statement.rsplit_once(']').map_or(statement, |(_, rest)| rest.trim());
             let words: Vec<&str> = statement.split_whitespace().collect();
             if let ["mod", name] | ["pub", "mod", name] | ["pub(crate)", "mod", name] = words[..] {
                 root.modules.push(name.to_string());
