@@ -8,6 +8,7 @@ mod local;
 mod reader;
 mod registry;
 mod tally;
+mod turn;
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,10 @@ use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use self::flight::{Flight, Plan};
+use self::{
+    flight::{Flight, Plan},
+    turn::Turns,
+};
 use crate::{
     fault::{Fault, Side, What},
     metrics::Metrics,
@@ -34,6 +38,7 @@ use crate::{
 };
 
 pub use tally::Tally;
+pub use turn::Turn;
 
 /// Blobs up to this size are verified before their first byte leaves.
 pub const VERIFIED_FIRST: u64 = 32 << 20;
@@ -64,6 +69,8 @@ pub struct Found {
 
 enum Place {
     Stored(Arc<Blob>),
+    /// All of it is here, and is being verified and synced; or all that was asked for.
+    Gathered(Arc<Partial>),
     Flying(Arc<Flight>),
     Members(Located),
 }
@@ -85,27 +92,30 @@ struct Inner {
     metrics: Arc<Metrics>,
     // std: held for a look-up, never across an await.
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
+    turns: Turns,
     distrusted: moka::sync::Cache<Digest, ()>,
+}
+
+impl Found {
+    /// Whether it is on this node, or on its way.
+    pub fn is_here(&self) -> bool {
+        !matches!(self.place, Place::Members(_))
+    }
 }
 
 impl Content {
     /// Serves from these sources.
     pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights: Mutex::default(), distrusted }))
+        let (flights, turns) = (Mutex::default(), Turns::default());
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights, turns, distrusted }))
     }
 
-    /// Whether `digest` can be had without the registry: held, on its way, or held by members.
-    pub async fn find(&self, digest: Digest) -> Option<Found> {
-        let store = self.0.store.clone();
-        let stored = blocking(move || Some((store.get(&digest)?, store.info(&digest)))).await.flatten();
-        if let Some((blob, info)) = stored {
-            let (provenance, media_type) = info.map(|info| (info.provenance, info.media_type)).unwrap_or_default();
-            return Some(Found { size: blob.size(), place: Place::Stored(blob), provenance, media_type });
-        }
-        if let Some(flight) = self.flying(&digest) {
-            let (size, provenance) = (flight.size(), flight.provenance());
-            return Some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
+    /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the
+    /// bytes that are wanted of a blob of that size, it is enough that these are held.
+    pub async fn find(&self, digest: Digest, part: Option<(u64, Range<u64>)>) -> Option<Found> {
+        if let Some(found) = self.here(digest, part).await {
+            return Some(found);
         }
         if self.0.distrusted.contains_key(&digest) {
             return None;
@@ -113,6 +123,27 @@ impl Content {
         let located = self.0.swarm.locate(&digest).await?;
         let (size, provenance) = (located.size, located.provenance.clone());
         Some(Found { place: Place::Members(located), size, provenance, media_type: None })
+    }
+
+    /// The same, but without asking members.
+    pub async fn here(&self, digest: Digest, part: Option<(u64, Range<u64>)>) -> Option<Found> {
+        if let Some(flight) = self.flying(&digest) {
+            let (size, provenance) = (flight.size(), flight.provenance());
+            return Some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
+        }
+        let store = self.0.store.clone();
+        let stored = blocking(move || {
+            let (size, place) = stored(&store, &digest, part)?;
+            let info = store.info(&digest);
+            let (provenance, media_type) = info.map(|info| (info.provenance, info.media_type)).unwrap_or_default();
+            Some(Found { place, size, provenance, media_type })
+        });
+        stored.await.flatten()
+    }
+
+    /// The turn to bring `digest` here, which is to be held until it is on its way.
+    pub async fn turn(&self, digest: Digest) -> Turn {
+        self.0.turns.take(digest).await
     }
 
     /// The bytes `part` of a blob that was found.
@@ -127,17 +158,16 @@ impl Content {
         part: Range<u64>,
         tally: Arc<Tally>,
     ) -> Result<Opened, Fault> {
-        let (flight, located) = match found.place {
+        let mut provenance = found.provenance;
+        let flight = match found.place {
             Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
-            Place::Flying(flight) => (Some(flight), None),
-            Place::Members(located) => (None, Some(located)),
-        };
-        let flight = match flight {
-            Some(flight) => flight,
-            None => {
-                let mut provenance = found.provenance;
+            Place::Flying(flight) => flight,
+            Place::Gathered(partial) => {
+                self.launch(digest, partial, Plan { located: None, first: None }, provenance)
+            }
+            Place::Members(located) => {
                 provenance.push(supply.provenance.clone());
-                self.take_off(digest, found.size, provenance, Plan { located, first: None }).await?
+                self.take_off(digest, found.size, provenance, Plan { located: Some(located), first: None }).await?
             }
         };
         flight.supply(supply);
@@ -281,6 +311,20 @@ impl Content {
         flights.insert(digest, Arc::downgrade(&flight));
         flight
     }
+}
+
+/// What the store has all bytes of, or those of `part`. Blocks for the disk.
+fn stored(store: &Store, digest: &Digest, part: Option<(u64, Range<u64>)>) -> Option<(u64, Place)> {
+    let complete = || store.get(digest).map(|blob| (blob.size(), Place::Stored(blob)));
+    let gathered = || {
+        let partial = store.partial(digest)?;
+        let layout = partial.layout();
+        let covers = |(size, part)| size == layout.size() && layout.pieces(part).all(|index| partial.has(index));
+        let enough = partial.bytes() == layout.size() || part.is_some_and(covers);
+        enough.then_some((layout.size(), Place::Gathered(partial)))
+    };
+    // It may become complete between the first two looks.
+    complete().or_else(gathered).or_else(complete)
 }
 
 /// A store's error as a fault.

@@ -128,6 +128,23 @@ impl Pull {
                 self.content.came_from(digest, question.provenance());
                 Right::Granted
             }
+            Ok(answer) if answer.status().is_redirection() => self.right_elsewhere(question, digest, found).await,
+            Ok(answer) if answer.status().is_server_error() => Right::Away(Away::Answer(Box::new(answer))),
+            Ok(_) => Right::Refused,
+            Err(fault) => Right::Away(Away::Fault(fault)),
+        }
+    }
+
+    /// Upstream's word where it redirects a HEAD: to its storage for a yes, but a login page would look the same. One byte
+    /// of a blob of the right size tells them apart.
+    async fn right_elsewhere(&self, question: &Question, digest: Digest, found: &Found) -> Right {
+        let first = 0..1;
+        match self.upstream.blob(&question.client.origin, &question.head, Some(first.clone())).await {
+            Ok(answer) if blob::whole_size(&answer, Some(&first)) == Some(found.size) => {
+                self.access.show(&question.scope, question.expires, digest);
+                self.content.came_from(digest, question.provenance());
+                Right::Granted
+            }
             Ok(answer) if answer.status().is_server_error() => Right::Away(Away::Answer(Box::new(answer))),
             Ok(_) => Right::Refused,
             Err(fault) => Right::Away(Away::Fault(fault)),

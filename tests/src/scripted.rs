@@ -24,12 +24,14 @@ mod content;
 mod door;
 mod image;
 mod log;
+mod node;
 mod place;
 mod reply;
 mod script;
 mod server;
 mod site;
 mod wire;
+mod witness;
 
 use std::{
     collections::HashMap,
@@ -46,6 +48,7 @@ pub use cdn::{Cdn, RunningCdn, Signer};
 pub use client::{Client, ClientError, Pulled, Reply, Sending, request, request_with};
 pub use image::{Built, Image, KIB, MIB, Piece, layers, noise};
 pub use log::Seen;
+pub use node::{Node, Plan};
 pub use place::{Kind, Place};
 pub use script::{Fault, Gate, When, any, blob, blobs, manifests, repository, tags, tokens, when};
 pub use server::Server;

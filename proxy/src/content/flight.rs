@@ -12,6 +12,7 @@ use std::{
 
 use http::Response;
 use hyper::body::Incoming;
+use iroh_base::EndpointId;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,7 +22,7 @@ use crate::{
     metrics::Source,
     oci::Digest,
     store::{Partial, Provenance, StoreError},
-    swarm::{Blame, Located},
+    swarm::{Blame, Located, Swarm},
 };
 
 /// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
@@ -54,6 +55,7 @@ pub(super) struct Sight {
 
 pub(super) struct Shared {
     digest: Digest,
+    swarm: Swarm,
     sight: watch::Sender<Sight>,
     /// Pieces that were there before, or by whom they came.
     sources: Vec<AtomicU8>,
@@ -87,6 +89,7 @@ impl Flight {
         let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
         let shared = Arc::new(Shared {
             digest: partial.digest(),
+            swarm: content.swarm.clone(),
             sources: (0..partial.layout().count()).map(source).collect(),
             sight: watch::Sender::new(Sight { partial, failed: false }),
             provenance,
@@ -126,7 +129,7 @@ impl Flight {
         let mut wants = lock(&self.shared.wants);
         // A part that reaches the end is a resumed or parallel pull of the whole. One that touches pieces which other
         // members stated can only be verified with the whole.
-        if part.end == layout.size() || !pieces.clone().all(|index| self.shared.is_ours_or_missing(index)) {
+        if part.end == layout.size() || !self.shared.are_ours_or_missing(pieces.clone()) {
             wants.whole = true;
         } else {
             wants.pieces.push(pieces);
@@ -155,9 +158,18 @@ impl Flight {
 }
 
 impl Shared {
-    fn is_ours_or_missing(&self, index: u32) -> bool {
+    /// Whether this node took each of these pieces from the registry itself, or will: now, or in an earlier flight.
+    fn are_ours_or_missing(&self, mut pieces: Range<u32>) -> bool {
         let partial = self.sight.borrow().partial.clone();
-        !partial.has(index) || self.sources.get(index as usize).is_some_and(|s| s.load(Ordering::Relaxed) == REGISTRY)
+        let stated_by_us = |index| match partial.statement(index) {
+            Ok(Some(statement)) => EndpointId::from_bytes(&statement.sealer).is_ok_and(|sealer| self.swarm.is_own(&sealer)),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        pieces.all(|index| {
+            let source = self.sources.get(index as usize).map(|source| source.load(Ordering::Relaxed));
+            source == Some(REGISTRY) || stated_by_us(index)
+        })
     }
 
     fn note(&self, content: &Inner, fault: &Fault) {
@@ -248,7 +260,7 @@ async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> 
 }
 
 /// The whole is not what its digest says: whoever stated its pieces is no longer believed.
-fn blame(content: &Inner, shared: &Shared, sealers: &[iroh_base::EndpointId]) {
+fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
     let mut peers = 0;
     for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
         peers += 1;

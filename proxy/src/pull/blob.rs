@@ -32,16 +32,29 @@ impl Pull {
         if question.is_head() {
             return self.blob_head(question, digest, outcome).await;
         }
-        let Some(found) = self.content.find(digest).await else {
-            return self.blob_from_registry(question, digest, asked, outcome).await;
+        let listed = self.access.standing(&question.scope, digest).1.map(|listed| listed.size);
+        let wanted = listed.and_then(|size| Some((size, part(asked, size)?)));
+        let (mut found, mut turn) = (self.content.here(digest, wanted.clone()).await, None);
+        if found.is_none() {
+            turn = Some(self.content.turn(digest).await);
+            // Whoever had the turn before us may have brought it.
+            found = self.content.find(digest, wanted).await;
+        }
+        let Some(found) = found else {
+            let answer = self.blob_from_registry(question, digest, asked, outcome).await;
+            drop(turn);
+            return answer;
         };
+        let turn = turn.filter(|_| !found.is_here());
         match self.right(&question, digest, &found).await {
             Right::Granted => {}
             Right::Refused => return self.pass(&question, outcome).await,
             Right::Away(away) if self.right_while_away(&question, digest, &found) => outcome.fault(&away.fault()),
             Right::Away(away) => return away.show(outcome),
         }
-        self.blob_from_near(question, digest, found, asked, outcome).await
+        let answer = self.blob_from_near(question, digest, found, asked, outcome).await;
+        drop(turn);
+        answer
     }
 
     async fn blob_from_near(
@@ -54,9 +67,8 @@ impl Pull {
     ) -> Result<Response<Body>, Fault> {
         let size = found.size;
         let Some(part) = part(asked, size) else { return Ok(unsatisfiable(size)) };
-        let whole = part == (0..size);
         match self.content.open(digest, found, question.supply(), part.clone(), outcome.tally()).await {
-            Ok(opened) => Ok(reply(digest, size, part, whole, opened)),
+            Ok(opened) => Ok(reply(digest, size, asked, part, opened)),
             Err(fault) => {
                 // No room, or a broken store, is no reason for a failed pull.
                 outcome.fault(&fault);
@@ -93,9 +105,8 @@ impl Pull {
             return self.pass_or(&question, answer, asked, outcome).await;
         }
         let Some(part) = part(asked, size) else { return Ok(unsatisfiable(size)) };
-        let whole = part == (0..size);
         match self.content.begin(digest, size, question.supply(), answer, part.clone(), outcome.tally()).await {
-            Ok(opened) => Ok(reply(digest, size, part, whole, opened)),
+            Ok(opened) => Ok(reply(digest, size, asked, part, opened)),
             Err(refused) => {
                 let (fault, answer) = *refused;
                 outcome.fault(&fault);
@@ -133,7 +144,7 @@ impl Pull {
             }
             Err(fault) => super::Away::Fault(fault),
         };
-        match self.content.find(digest).await {
+        match self.content.find(digest, None).await {
             Some(found) if self.right_while_away(&question, digest, &found) => {
                 outcome.fault(&away.fault());
                 let mut response = Response::new(nothing());
@@ -155,7 +166,7 @@ fn part(asked: Asked, size: u64) -> Option<Range<u64>> {
 }
 
 /// The size of the whole blob by an answer to a request for `span`, if its bytes are the blob's own.
-fn whole_size<B>(answer: &Response<B>, span: Option<&Range<u64>>) -> Option<u64> {
+pub(super) fn whole_size<B>(answer: &Response<B>, span: Option<&Range<u64>>) -> Option<u64> {
     let headers = answer.headers();
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
@@ -171,11 +182,13 @@ fn whole_size<B>(answer: &Response<B>, span: Option<&Range<u64>>) -> Option<u64>
     }
 }
 
-fn reply(digest: Digest, size: u64, part: Range<u64>, whole: bool, opened: Opened) -> Response<Body> {
+/// A part that happens to be all of it is still a part: containerd takes a 200 for "ranges are ignored here", and
+/// gives up fetching in parallel.
+fn reply(digest: Digest, size: u64, asked: Asked, part: Range<u64>, opened: Opened) -> Response<Body> {
     let mut response = Response::new(opened.body);
     describe(&mut response, digest, part.end - part.start, OCTETS);
     response.headers_mut().insert(header::ACCEPT_RANGES, value("bytes"));
-    if !whole {
+    if matches!(asked.of(size), Wanted::Part { .. }) {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let range = ContentRange::Part { first: part.start, last: part.end - 1, size: Some(size) };
         response.headers_mut().insert(header::CONTENT_RANGE, value(range));

@@ -30,7 +30,7 @@ impl Pull {
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
         if !question.is_head()
-            && let Some(found) = self.content.find(digest).await
+            && let Some(found) = self.content.find(digest, None).await
             && found.size <= MAX_BYTES as u64
         {
             match self.right(&question, digest, &found).await {
@@ -114,7 +114,7 @@ impl Pull {
         away: Away,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
-        let Some(found) = self.content.find(digest).await else { return away.show(outcome) };
+        let Some(found) = self.content.find(digest, None).await else { return away.show(outcome) };
         if !self.right_while_away(question, digest, &found) {
             return away.show(outcome);
         }
@@ -141,13 +141,15 @@ impl Pull {
             return Ok(relayed(answer, outcome));
         }
         let said = wanted.or_else(|| answer.headers().get(DIGEST)?.to_str().ok()?.parse().ok());
+        let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
         if question.is_head() {
             if let Some(digest) = said {
                 self.access.show(&question.scope, question.expires, digest);
+                // containerd asks a tag by HEAD and its manifest by digest.
+                self.remember(question, tag, digest, media_type, outcome);
             }
             return Ok(relayed(answer, outcome));
         }
-        let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
         let (parts, body) = answer.into_parts();
         let body = match gather(body).await? {
             Gathered::Whole(body) => body,
@@ -172,13 +174,26 @@ impl Pull {
         let media_type = media_type.unwrap_or(manifest.media_type);
         if let Err(fault) = self.content.keep(digest, body, &media_type, question.provenance()).await {
             outcome.fault(&fault);
-        } else if let Some(tag) = tag {
-            let meaning = tags::Meaning { digest, media_type, anonymous: question.scope.is_anonymous() };
-            if let Err(error) = self.tags.put(&tag, &meaning) {
-                outcome.fault(&Fault::with(Side::Ours, What::Disk, error));
-            }
+        } else {
+            self.remember(question, tag, digest, Some(media_type), outcome);
         }
         Ok(answer)
+    }
+
+    /// Remembers what `tag` means, if it is one and its media type is known.
+    fn remember(
+        &self,
+        question: &Question,
+        tag: Option<tags::Tag>,
+        digest: Digest,
+        media_type: Option<String>,
+        outcome: &mut Outcome,
+    ) {
+        let (Some(tag), Some(media_type)) = (tag, media_type) else { return };
+        let meaning = tags::Meaning { digest, media_type, anonymous: question.scope.is_anonymous() };
+        if let Err(error) = self.tags.put(&tag, &meaning) {
+            outcome.fault(&Fault::with(Side::Ours, What::Disk, error));
+        }
     }
 }
 

@@ -10,7 +10,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn new(text: String) -> Self {
+    /// The counters in `text`, as they were exported.
+    #[must_use]
+    pub fn new(text: String) -> Self {
         Self { text }
     }
 

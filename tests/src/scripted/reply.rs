@@ -153,15 +153,19 @@ fn part(answer: Answer, range: &str) -> (Answer, u64) {
 
 /// First and last byte of one range; the outer `None` if it makes no sense, the inner if it lies outside.
 fn one(range: &str, size: usize) -> Option<Option<(usize, usize)>> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        digits.then(|| text.parse().unwrap_or(usize::MAX))
+    };
     let (first, last) = range.split_once('-')?;
     Some(match (first, last) {
         ("", length) => {
-            let length: usize = length.parse().ok()?;
+            let length = number(length)?;
             (length > 0 && size > 0).then(|| (size.saturating_sub(length), size - 1))
         }
         (first, last) => {
-            let first: usize = first.parse().ok()?;
-            let last = if last.is_empty() { usize::MAX } else { last.parse().ok().filter(|&last| last >= first)? };
+            let first = number(first)?;
+            let last = if last.is_empty() { usize::MAX } else { number(last).filter(|&last| last >= first)? };
             (first < size).then(|| (first, last.min(size - 1)))
         }
     })

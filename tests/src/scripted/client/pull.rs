@@ -205,8 +205,11 @@ impl Client {
                 asking.headers_mut().insert(header::AUTHORIZATION, basic);
             }
             let reply = self.send(asking).await?;
+            if !reply.status.is_success() {
+                return Ok(false);
+            }
             let path = reply.path.clone();
-            let token = json(&path, &reply.success().await?)?;
+            let token = json(&path, &reply.bytes().await?)?;
             HeaderValue::from_str(&format!("Bearer {}", token["token"].as_str().unwrap_or_default())).ok()
         } else {
             basic.filter(|_| challenge.starts_with("Basic"))

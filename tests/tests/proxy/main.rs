@@ -1,0 +1,43 @@
+//! Whole proxies in this process, between a client and a scripted registry. Each scenario asks three witnesses: what the
+//! client got, what the counters say (the registry's and ours), what the access line says.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+
+mod access;
+mod away;
+mod faults;
+mod passed;
+mod pulls;
+mod ranges;
+mod redirects;
+mod way_in;
+
+use http::StatusCode;
+use waylay_tests::{
+    fleet::{AccessLine, BySource},
+    scripted::ClientError,
+};
+
+/// Bytes by source over all these lines.
+fn sum<'a>(lines: impl IntoIterator<Item = &'a AccessLine>) -> BySource {
+    lines.into_iter().fold(BySource::default(), |sum, line| BySource {
+        store: sum.store + line.store_bytes,
+        peer: sum.peer + line.peer_bytes,
+        registry: sum.registry + line.registry_bytes,
+    })
+}
+
+/// The line about this digest or tag, which must be the only one.
+fn line<'a>(lines: &'a [AccessLine], reference: &impl ToString) -> &'a AccessLine {
+    let reference = reference.to_string();
+    let mut about = lines.iter().filter(|line| line.digest == reference);
+    let (Some(only), None) = (about.next(), about.next()) else { panic!("not one line about {reference}: {lines:#?}") };
+    only
+}
+
+/// The status that a client met instead of what it wanted.
+fn status<T: std::fmt::Debug>(result: Result<T, ClientError>) -> StatusCode {
+    match result {
+        Err(ClientError::Status { status, .. }) => status,
+        other => panic!("not a status: {other:?}"),
+    }
+}
