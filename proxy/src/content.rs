@@ -30,9 +30,7 @@ use crate::{
     fault::{Fault, Side, What},
     metrics::Metrics,
     oci::Digest,
-    store::{
-        Blob, Partial, Provenance, Store, StoreError, piece::Layout,
-    },
+    store::{Blob, Partial, Provenance, Store, StoreError, piece::Layout},
     swarm::{Located, Swarm},
     upstream::{Body, Head, Origin, Upstream},
 };
@@ -162,9 +160,7 @@ impl Content {
         let flight = match found.place {
             Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
             Place::Flying(flight) => flight,
-            Place::Gathered(partial) => {
-                self.launch(digest, partial, Plan { located: None, first: None }, provenance)
-            }
+            Place::Gathered(partial) => self.launch(digest, partial, Plan { located: None, first: None }, provenance),
             Place::Members(located) => {
                 provenance.push(supply.provenance.clone());
                 self.take_off(digest, found.size, provenance, Plan { located: Some(located), first: None }).await?
@@ -195,7 +191,12 @@ impl Content {
                     Ok(partial) => partial,
                     Err(fault) => return Err(Box::new((fault, first))),
                 };
-                self.launch(digest, partial, Plan { located: None, first: Some(first) }, vec![supply.provenance.clone()])
+                self.launch(
+                    digest,
+                    partial,
+                    Plan { located: None, first: Some(first) },
+                    vec![supply.provenance.clone()],
+                )
             }
         };
         flight.supply(supply);
@@ -274,7 +275,13 @@ impl Content {
     }
 
     fn flying(&self, digest: &Digest) -> Option<Arc<Flight>> {
-        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade().filter(|flight| flight.is_live())
+        self.0
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)?
+            .upgrade()
+            .filter(|flight| flight.is_live())
     }
 
     async fn take_off(

@@ -21,7 +21,10 @@ use self::{
 use crate::{
     content::{Content, Found, Supply, Tally},
     fault::{Fault, Side, What},
-    oci::{Digest, route::{self, Route}},
+    oci::{
+        Digest,
+        route::{self, Route},
+    },
     store::Provenance,
     upstream::{Body, Head, Origin, Upstream},
 };
@@ -165,7 +168,8 @@ impl Pull {
     fn question(&self, request: Request, repository: &str, namespace: Option<String>) -> Question {
         let registry = request.client.registry.to_string();
         // A mirror asked about another registry speaks for that registry's repository, not for its own.
-        let repository = namespace.map_or_else(|| repository.to_owned(), |namespace| format!("{namespace}/{repository}"));
+        let repository =
+            namespace.map_or_else(|| repository.to_owned(), |namespace| format!("{namespace}/{repository}"));
         let (scope, expires) = self.access.scope(&registry, &repository, &request.head.headers);
         Question { scope, expires, client: request.client, head: request.head }
     }

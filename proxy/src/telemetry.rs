@@ -31,8 +31,8 @@ pub enum TelemetryError {
 /// When the filter does not parse, or logging was set up before.
 pub fn init(filter: &str, json: bool) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
-    let env = EnvFilter::try_new(filter)
-        .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let env =
+        EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(env).with_writer(std::io::stderr);
     if json {
         lines.json().flatten_event(true).finish().try_init()?;

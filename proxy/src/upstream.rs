@@ -106,7 +106,12 @@ impl Upstream {
     ///
     /// # Errors
     /// As [`Upstream::ask`].
-    pub async fn blob(&self, origin: &Origin, head: &Head, range: Option<Range<u64>>) -> Result<Response<Incoming>, Fault> {
+    pub async fn blob(
+        &self,
+        origin: &Origin,
+        head: &Head,
+        range: Option<Range<u64>>,
+    ) -> Result<Response<Incoming>, Fault> {
         let mut head = Head { method: Method::GET, ..head.clone() };
         // The digest is over the bytes as stored, so no encoding may be put on top of them.
         head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -41,9 +41,8 @@ pub async fn answers(path: &Path) -> bool {
 /// # Errors
 /// When no daemon answers there, or not with 200.
 pub async fn get(path: &Path, target: &'static str) -> Result<Response<Incoming>, ClientError> {
-    let stream = UnixStream::connect(path)
-        .await
-        .map_err(|source| ClientError::NotRunning { path: path.to_owned(), source })?;
+    let stream =
+        UnixStream::connect(path).await.map_err(|source| ClientError::NotRunning { path: path.to_owned(), source })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the response's body, which the caller holds.
     tokio::spawn(connection);

@@ -49,10 +49,9 @@ impl Trust for ByEvidence {
             Err(reason) => return TrustDecision::Splice(reason),
         };
         match evidence(&self.identities, &self.trust_dir, &process, name) {
-            Some(evidence) => TrustDecision::Terminate {
-                key: evidence.identity.certified_key(),
-                roots: self.roots(&process, name),
-            },
+            Some(evidence) => {
+                TrustDecision::Terminate { key: evidence.identity.certified_key(), roots: self.roots(&process, name) }
+            }
             None => TrustDecision::Splice(Reason::Untrusted),
         }
     }

@@ -53,7 +53,8 @@ impl Desk {
         let swarm = self.core.swarm.status();
         if swarm.advertised.is_some() && !swarm.members.iter().any(|member| member.reachable == Some(true)) {
             warnings.push(
-                "no other member answers: check swarm.members, the token's addresses, and that UDP reaches them".to_owned(),
+                "no other member answers: check swarm.members, the token's addresses, and that UDP reaches them"
+                    .to_owned(),
             );
         }
         warnings

@@ -44,7 +44,14 @@ impl Watch for Watcher {
             return;
         }
         let age = outcome.age();
-        tracing::debug!(program = outcome.program, name = outcome.host, decision, reason, error = outcome.error, "connection");
+        tracing::debug!(
+            program = outcome.program,
+            name = outcome.host,
+            decision,
+            reason,
+            error = outcome.error,
+            "connection"
+        );
         self.trace.tell(Event::Connection(ConnectionEvent {
             at_ms: millis(SystemTime::now() - age),
             program: outcome.program.clone(),

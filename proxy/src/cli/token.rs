@@ -69,7 +69,9 @@ fn new(addresses: Vec<SocketAddr>, generation: u32, out: Option<&Path>) -> anyho
             println!("{}: mode 0600; whoever reads it can join the cluster", path.display());
         }
         None if std::io::stdout().is_terminal() => {
-            bail!("a token is a secret and is not shown on a terminal: give --out FILE, or pipe it to where it is needed");
+            bail!(
+                "a token is a secret and is not shown on a terminal: give --out FILE, or pipe it to where it is needed"
+            );
         }
         None => println!("{}", token.as_str()),
     }

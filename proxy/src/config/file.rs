@@ -161,7 +161,11 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
     let registries = names("registries", &raw.registries)?;
     let plain_http = names("plain_http", &raw.plain_http)?;
     if let Some(both) = registries.iter().find(|name| plain_http.contains(name)) {
-        return Err(ConfigError::value("plain_http", both, "is in `registries` too; a registry speaks TLS or plain HTTP"));
+        return Err(ConfigError::value(
+            "plain_http",
+            both,
+            "is in `registries` too; a registry speaks TLS or plain HTTP",
+        ));
     }
     Ok(Config {
         registries,
@@ -176,10 +180,7 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
             directory: raw.trust.directory.unwrap_or_else(|| state_dir.join("trust")),
             certs_d: raw.trust.certs_d,
         },
-        log: Log {
-            filter: filter(raw.log.filter)?,
-            format: raw.log.format.unwrap_or(LogFormat::Text),
-        },
+        log: Log { filter: filter(raw.log.filter)?, format: raw.log.format.unwrap_or(LogFormat::Text) },
         state_dir,
     })
 }
@@ -208,7 +209,8 @@ fn intercept(raw: RawIntercept) -> Result<Intercept, ConfigError> {
 }
 
 fn proxy(raw: RawProxy) -> Result<Proxy, ConfigError> {
-    let listen = raw.listen.unwrap_or_else(|| vec![([127, 0, 0, 1], 0).into(), (std::net::Ipv6Addr::LOCALHOST, 0).into()]);
+    let listen =
+        raw.listen.unwrap_or_else(|| vec![([127, 0, 0, 1], 0).into(), (std::net::Ipv6Addr::LOCALHOST, 0).into()]);
     if let Some(open) = listen.iter().find(|address| !address.ip().is_loopback()) {
         return Err(ConfigError::value("proxy.listen", open, "must be a loopback address"));
     }

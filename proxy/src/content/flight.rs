@@ -79,12 +79,7 @@ const PEER: u8 = 1;
 const REGISTRY: u8 = 2;
 
 impl Flight {
-    pub(super) fn launch(
-        content: Arc<Inner>,
-        partial: Arc<Partial>,
-        plan: Plan,
-        provenance: Vec<Provenance>,
-    ) -> Self {
+    pub(super) fn launch(content: Arc<Inner>, partial: Arc<Partial>, plan: Plan, provenance: Vec<Provenance>) -> Self {
         let held = partial.pieces();
         let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
         let shared = Arc::new(Shared {
@@ -162,7 +157,9 @@ impl Shared {
     fn are_ours_or_missing(&self, mut pieces: Range<u32>) -> bool {
         let partial = self.sight.borrow().partial.clone();
         let stated_by_us = |index| match partial.statement(index) {
-            Ok(Some(statement)) => EndpointId::from_bytes(&statement.sealer).is_ok_and(|sealer| self.swarm.is_own(&sealer)),
+            Ok(Some(statement)) => {
+                EndpointId::from_bytes(&statement.sealer).is_ok_and(|sealer| self.swarm.is_own(&sealer))
+            }
             Ok(None) => true,
             Err(_) => false,
         };
@@ -224,7 +221,8 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
             Err(StoreError::Mismatch { sealers, .. }) => {
                 blame(&content, &shared, &sealers);
                 // Nobody has seen a byte of a blob that is verified first: begin again, from the registry alone.
-                let again = partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);
+                let again =
+                    partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);
                 content.distrusted.insert(shared.digest, ());
                 let fresh = if again { fresh(&content, &partial).await } else { None };
                 match fresh {
@@ -329,7 +327,9 @@ async fn fill(
         had = has;
         if fault.what == What::Status {
             // This client's request is no longer good; another's may be.
-            lock(&shared.supplies).retain(|other| !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers);
+            lock(&shared.supplies).retain(|other| {
+                !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers
+            });
         }
         if fruitless >= FRUITLESS || lock(&shared.supplies).is_empty() || fault.side == Side::Ours {
             shared.fail();

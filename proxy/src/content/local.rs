@@ -1,6 +1,11 @@
 //! Serving a complete blob from this node's store.
 
-use std::{ops::Range, pin::Pin, sync::Arc, task::{Context, Poll, ready}};
+use std::{
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 use futures_util::Stream;

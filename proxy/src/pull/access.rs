@@ -83,7 +83,11 @@ pub struct Access {
 impl Access {
     /// Remembers nothing yet; `grace` is how long a grant still counts while a registry is away.
     pub fn new(grace: Duration) -> Self {
-        Self { grants: Cache::builder().max_capacity(GRANTS).expire_after(UntilKept).build(), key: rand::random(), grace }
+        Self {
+            grants: Cache::builder().max_capacity(GRANTS).expire_after(UntilKept).build(),
+            key: rand::random(),
+            grace,
+        }
     }
 
     /// The scope of a request, and when its credential expires, if it says so itself.
@@ -219,8 +223,7 @@ mod tests {
         let (mine, _) = access.scope("r", "a", &headers("Basic me"));
         access.show(&mine, None, digest);
         assert_eq!(access.standing(&mine, digest).0, Standing::Shown);
-        for (repository, headers) in
-            [("a", headers("Basic you")), ("a", HeaderMap::new()), ("b", headers("Basic me"))]
+        for (repository, headers) in [("a", headers("Basic you")), ("a", HeaderMap::new()), ("b", headers("Basic me"))]
         {
             let (other, _) = access.scope("r", repository, &headers);
             assert_eq!(access.standing(&other, digest).0, Standing::Unknown);
@@ -260,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_token_that_is_no_jwt_says_nothing_of_its_end() {
-        for text in ["Bearer x", "Bearer a.b.c", "Basic abc", "Bearer a.e30.c", &bearer(1).replace("Bearer", "bearer")] {
+        for text in ["Bearer x", "Bearer a.b.c", "Basic abc", "Bearer a.e30.c", &bearer(1).replace("Bearer", "bearer")]
+        {
             assert_eq!(expiry(text.as_bytes()), None, "{text}");
         }
         assert!(expiry(bearer(u64::MAX).as_bytes()).is_none());

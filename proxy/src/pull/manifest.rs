@@ -141,7 +141,8 @@ impl Pull {
             return Ok(relayed(answer, outcome));
         }
         let said = wanted.or_else(|| answer.headers().get(DIGEST)?.to_str().ok()?.parse().ok());
-        let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
+        let media_type =
+            answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
         if question.is_head() {
             if let Some(digest) = said {
                 self.access.show(&question.scope, question.expires, digest);

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use self::fake::{Fake, Trick};
 use super::*;
-use crate::store::{self, StoreError};
+use crate::store::{self, Provenance, StoreError};
 
 const MIB: u64 = 1 << 20;
 

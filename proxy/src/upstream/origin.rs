@@ -19,9 +19,7 @@ use hyper_util::{
 };
 use tokio::net::TcpStream;
 
-use super::{
-    Body, Connected, Target, Verified, connect,
-};
+use super::{Body, Connected, Target, Verified, connect};
 use crate::{
     dial,
     fault::{Fault, Side, What},
@@ -88,7 +86,8 @@ impl Origin {
 
     pub(super) fn uri(&self, path: &Uri) -> Uri {
         let mut parts = path.clone().into_parts();
-        parts.scheme = Some(if self.target.roots.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+        parts.scheme =
+            Some(if self.target.roots.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
         parts.authority = self.authority().to_str().ok().and_then(|text| text.parse().ok());
         if parts.path_and_query.is_none() {
             parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));

@@ -26,7 +26,7 @@ use waylay::{
 };
 use waylay_certs::{Identities, RegistryName};
 
-use super::{Client, RunningCdn, Running, authority::trusting, witness};
+use super::{Client, Running, RunningCdn, authority::trusting, witness};
 use crate::fleet::{AccessLine, Counters};
 
 /// How a node is to be.
@@ -100,7 +100,8 @@ impl Plan {
 impl Node {
     /// A node whose runtime believes to talk to `registry`.
     pub fn beside(registry: &Running) -> Plan {
-        let name = RegistryName::new(registry.host(), registry.addr().port()).expect("a scripted registry has a DNS name");
+        let name =
+            RegistryName::new(registry.host(), registry.addr().port()).expect("a scripted registry has a DNS name");
         Plan {
             registry: name,
             destination: registry.addr(),

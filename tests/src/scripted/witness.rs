@@ -26,7 +26,8 @@ pub(super) fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let access = Keep.with_filter(filter::filter_fn(|line| line.target() == "access"));
-        let output = tracing_subscriber::fmt::layer().with_writer(TestWriter::new()).with_filter(EnvFilter::from_default_env());
+        let output =
+            tracing_subscriber::fmt::layer().with_writer(TestWriter::new()).with_filter(EnvFilter::from_default_env());
         // A test that has set up logging of its own keeps it, and has no access lines.
         let _ = tracing_subscriber::registry().with(access).with(output).try_init();
     });
@@ -36,16 +37,18 @@ pub(super) fn listen() {
 pub(super) fn of(program: &str) -> Vec<AccessLine> {
     let lines = LINES.borrow();
     let own = lines.iter().filter(|line| is_of(line, program));
-    own.map(|line| serde_json::from_value(Value::Object(line.clone())).expect("an access line has its fields")).collect()
+    own.map(|line| serde_json::from_value(Value::Object(line.clone())).expect("an access line has its fields"))
+        .collect()
 }
 
 /// The lines of this program once there are `count`, or those there are when patience ends.
 pub(super) async fn until(program: &str, count: usize) -> Vec<AccessLine> {
     let mut lines = LINES.subscribe();
     // The sender is static, so there is always more to wait for.
-    let _ = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| {
-        lines.iter().filter(|line| is_of(line, program)).count() >= count
-    }))
+    let _ = tokio::time::timeout(
+        PATIENCE,
+        lines.wait_for(|lines| lines.iter().filter(|line| is_of(line, program)).count() >= count),
+    )
     .await;
     of(program)
 }

@@ -109,7 +109,8 @@ async fn a_manifest_that_lists_what_its_author_may_not_have_gives_nothing() {
         let manifest = bob.ask(Method::GET, "other", &format!("/v2/other/manifests/{tag}"), None).await.unwrap();
         manifest.success().await.unwrap();
         assert_eq!(status(bob.blob("other", &secret.digest).await), StatusCode::NOT_FOUND, "{tag}");
-        let part = bob.ask(Method::GET, "other", &format!("/v2/other/blobs/{}", secret.digest), Some("bytes=0-9")).await;
+        let part =
+            bob.ask(Method::GET, "other", &format!("/v2/other/blobs/{}", secret.digest), Some("bytes=0-9")).await;
         assert_eq!(part.unwrap().status, StatusCode::NOT_FOUND, "{tag}");
     }
     let lines = node.access();
@@ -136,7 +137,11 @@ async fn a_head_with_the_clients_own_headers_is_the_permission() {
     for _ in 0..3 {
         node.client().token(&token).blob("app", &digest).await.unwrap();
     }
-    let heads: Vec<_> = registry.requests().into_iter().filter(|seen| seen.method == Method::HEAD && seen.digest() == Some(digest)).collect();
+    let heads: Vec<_> = registry
+        .requests()
+        .into_iter()
+        .filter(|seen| seen.method == Method::HEAD && seen.digest() == Some(digest))
+        .collect();
     // Remembered after the first.
     assert_eq!(heads.len(), 1);
     assert_eq!(heads[0].header("authorization"), Some(&*format!("Bearer {token}")));

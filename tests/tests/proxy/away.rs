@@ -47,7 +47,8 @@ async fn a_failing_registry_does_not_stop_a_pull() {
         let old = &lines[count..];
         assert!(old.iter().all(|line| line.status == 200 && line.registry_bytes == 0), "{old:#?}");
         // What the tag means was asked first; all else was allowed a moment ago, and is served without asking.
-        let asked = node.request("the tag, answered from memory", |it| it.route == "tag" && !it.faults.is_empty()).await;
+        let asked =
+            node.request("the tag, answered from memory", |it| it.route == "tag" && !it.faults.is_empty()).await;
         assert_eq!((asked.status, asked.faults), (200, vec!["registry:status".to_owned()]));
         assert_eq!(node.counters().sum("waylay_faults_total", &[("side", "registry"), ("what", "status")]), 1);
         // And the moment it is back it is asked again.
@@ -71,7 +72,10 @@ async fn a_registry_that_is_gone_does_not_stop_a_pull() {
         }
         for _ in 0..2 {
             let asked = node.request("the tag, answered from memory", |it| !it.faults.is_empty()).await;
-            assert_eq!((&*asked.route, asked.status, asked.faults), ("tag", 200, vec!["registry:unreachable".to_owned()]));
+            assert_eq!(
+                (&*asked.route, asked.status, asked.faults),
+                ("tag", 200, vec!["registry:unreachable".to_owned()])
+            );
         }
     }
 }

@@ -8,7 +8,9 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use waylay::oci::Digest;
-use waylay_tests::scripted::{Client, KIB, Kind, MIB, Node, Registry, Reply, Running, layers, noise, request, request_with};
+use waylay_tests::scripted::{
+    Client, KIB, Kind, MIB, Node, Registry, Reply, Running, layers, noise, request, request_with,
+};
 
 async fn beside() -> (Running, Node) {
     let registry = Registry::new().image("app:1", layers([KIB])).start().await;
@@ -59,10 +61,11 @@ async fn an_upload_is_streamed_while_it_comes() {
     let patching = tokio::spawn(async move { client.send(patch).await });
     for round in 1..=3 {
         send.send(noise("a part", 100 * KIB)).await.unwrap();
-        registry.until("a part has arrived before the next", |seen| {
-            seen.iter().any(|seen| seen.method == Method::PATCH && seen.received == round * 100 * KIB)
-        })
-        .await;
+        registry
+            .until("a part has arrived before the next", |seen| {
+                seen.iter().any(|seen| seen.method == Method::PATCH && seen.received == round * 100 * KIB)
+            })
+            .await;
     }
     drop(send);
     assert_eq!(patching.await.unwrap().unwrap().status, StatusCode::ACCEPTED);

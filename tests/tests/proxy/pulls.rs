@@ -96,7 +96,9 @@ async fn one_flight_for_many_clients() {
     let clients: Vec<_> = (0..8).map(|_| node.client()).collect();
     let pulls = tokio::spawn(async move { join_all(clients.iter().map(|client| client.pull("app:1"))).await });
     gate.reached(1).await;
-    registry.until("all have asked for the tag", |seen| seen.iter().filter(|seen| seen.digest().is_none()).count() >= 8).await;
+    registry
+        .until("all have asked for the tag", |seen| seen.iter().filter(|seen| seen.digest().is_none()).count() >= 8)
+        .await;
     gate.open();
     for pulled in pulls.await.unwrap() {
         assert_eq!(pulled.unwrap().layers, [layer.bytes.clone()]);
@@ -104,7 +106,10 @@ async fn one_flight_for_many_clients() {
     assert_eq!(registry.gets_of(layer.digest), 1);
     let lines = node.pulls(8 * 3).await;
     assert_eq!(sum(lines.iter().filter(|line| line.digest == layer.digest.to_string())).total(), 8 * layer.size());
-    assert_eq!(node.counters().sum("waylay_fetched_bytes_total", &[("source", "registry")]), registry.blob_bytes_sent());
+    assert_eq!(
+        node.counters().sum("waylay_fetched_bytes_total", &[("source", "registry")]),
+        registry.blob_bytes_sent()
+    );
 }
 
 #[tokio::test]
@@ -164,7 +169,9 @@ async fn what_the_registry_does_not_have_is_its_own_answer() {
     let registry = Registry::new().image("app:1", layers([KIB])).start().await;
     let node = Node::beside(&registry).start().await;
     let nowhere = waylay::oci::Digest::of(b"nowhere");
-    for path in [format!("/v2/app/blobs/{nowhere}"), format!("/v2/app/manifests/{nowhere}"), "/v2/app/manifests/no".into()] {
+    for path in
+        [format!("/v2/app/blobs/{nowhere}"), format!("/v2/app/manifests/{nowhere}"), "/v2/app/manifests/no".into()]
+    {
         let (ours, theirs) = (node.client().get(&path).await.unwrap(), registry.client().get(&path).await.unwrap());
         assert_eq!((ours.status, ours.header("content-type")), (theirs.status, theirs.header("content-type")));
         assert_eq!(ours.bytes().await.unwrap(), theirs.bytes().await.unwrap());

@@ -52,7 +52,9 @@ async fn hellos_in_pieces_and_long_ones() {
         protocols.push(b"http/1.1".to_vec());
         protocols
     };
-    for client in [node.client().dribbling(1), node.client().alpn(long(58)), node.client().alpn(long(58)).dribbling(100)] {
+    for client in
+        [node.client().dribbling(1), node.client().alpn(long(58)), node.client().alpn(long(58)).dribbling(100)]
+    {
         assert_eq!(client.handshake().await.unwrap(), Some(node.certificate()));
         client.pull("app:1").await.unwrap();
     }
@@ -83,7 +85,9 @@ async fn what_is_spliced_is_the_registry_itself() {
                 assert_eq!(registry.blob_gets(), before + 2, "{reason}");
             }
             // The registry knows no such protocol.
-            Err(error) => assert!(reason == "other_protocol" && matches!(error, ClientError::Tls(_)), "{reason}: {error}"),
+            Err(error) => {
+                assert!(reason == "other_protocol" && matches!(error, ClientError::Tls(_)), "{reason}: {error}")
+            }
         }
         drop(client);
         let ended = node.connection(reason, |_| true).await;
