@@ -204,7 +204,7 @@ async fn after_an_unclean_stop_only_pieces_that_still_hash_count() {
     for index in [1, 2] {
         put_piece(&partial, index, &bytes);
     }
-    assert_eq!(read_all(&*partial.stored().await.unwrap()), bytes);
+    assert_eq!(read_all(&partial.stored().await.unwrap()), bytes);
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn a_crash_between_the_last_piece_and_the_rename_is_made_good() {
     let store = Store::open(config(&dir)).unwrap();
     assert!(store.get(&digest).is_none());
     let partial = store.begin(&digest, MIB).unwrap();
-    assert_eq!(read_all(&*partial.stored().await.unwrap()), bytes);
+    assert_eq!(read_all(&partial.stored().await.unwrap()), bytes);
 }
 
 #[tokio::test]

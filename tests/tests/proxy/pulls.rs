@@ -101,7 +101,7 @@ async fn one_flight_for_many_clients() {
         .await;
     gate.open();
     for pulled in pulls.await.unwrap() {
-        assert_eq!(pulled.unwrap().layers, [layer.bytes.clone()]);
+        assert_eq!(pulled.unwrap().layers, std::slice::from_ref(&layer.bytes));
     }
     assert_eq!(registry.gets_of(layer.digest), 1);
     let lines = node.pulls(8 * 3).await;

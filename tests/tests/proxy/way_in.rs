@@ -9,7 +9,6 @@ use tokio::{
 };
 use waylay_tests::scripted::{Client, ClientError, KIB, MIB, Node, Registry, Running, Wire, layers, noise};
 
-#[expect(clippy::disallowed_methods, reason = "the client of a test, whose connections are ours to catch")]
 async fn connect(addr: SocketAddr) -> TcpStream {
     TcpStream::connect(addr).await.unwrap()
 }

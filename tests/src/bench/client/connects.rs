@@ -10,7 +10,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 const BATCH: u32 = 20;
 
 /// Nanoseconds of one call in the fastest of `batches`.
-#[expect(clippy::disallowed_methods, reason = "connect() is what is measured")]
 pub(super) fn fastest(to: SocketAddr, batches: u32) -> Result<u64> {
     let to = to.into();
     let mut best = u64::MAX;

@@ -66,7 +66,6 @@ pub(super) struct Https {
 
 impl Https {
     /// Connects to `at` (`HOST:PORT`) in the belief that it is the registry.
-    #[expect(clippy::disallowed_methods, reason = "a client's connection, for the hooks to catch")]
     pub(super) fn connect(at: &str, trust: &Trust) -> Result<Self> {
         let stream = TcpStream::connect(at).with_context(|| format!("cannot connect to {at}"))?;
         stream.set_nodelay(true)?;
