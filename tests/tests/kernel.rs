@@ -1,5 +1,6 @@
 //! The real hooks on a child cgroup, in a network namespace of the test's own: what is caught, what passes, and that
 //! nothing is ever refused. Each test of a known trap is named after it, by its number in the notes on the kernel.
+
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
 #[path = "kernel/attach.rs"]
