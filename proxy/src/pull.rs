@@ -23,7 +23,7 @@ use crate::{
     fault::{Fault, Side, What},
     oci::{
         Digest,
-        route::{self, Route},
+        route::{self, Pass, Route},
     },
     store::Provenance,
     upstream::{Body, Head, Origin, Upstream},
@@ -49,6 +49,18 @@ pub struct Request {
     pub head: Head,
     /// What is sent along.
     pub body: Body,
+}
+
+impl Request {
+    /// Whether the host that this names (RFC 9110, section 7.2; HTTP/2 in its URI) is `registry`.
+    fn is_for(&self, registry: &RegistryName) -> bool {
+        let named = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let named = named.or_else(|| self.head.uri.authority().map(http::uri::Authority::as_str));
+        let Some(Ok(authority)) = named.map(str::parse::<http::uri::Authority>) else { return false };
+        // Without a port it is the scheme's, 443 or 80; the connection went to the registry's port in any case.
+        authority.host().eq_ignore_ascii_case(&registry.host)
+            && authority.port_u16().is_none_or(|port| port == registry.port)
+    }
 }
 
 /// The policy.
@@ -95,7 +107,13 @@ impl Pull {
     /// When neither we nor the registry can answer; nothing was sent then.
     pub async fn answer(&self, request: Request, outcome: &mut Outcome) -> Result<Response<Body>, Fault> {
         let path = request.head.uri.path_and_query().map_or("", |path| path.as_str());
-        match route::route(&request.head.method, path) {
+        // A connection was decided upon for one registry; what it asks of another host is between those two.
+        let route = if request.is_for(&request.client.registry) {
+            route::route(&request.head.method, path)
+        } else {
+            Route::Pass(Pass::Unknown)
+        };
+        match route {
             Route::Blob { repository, digest, namespace } => {
                 outcome.asks("blob", repository.as_str(), digest.to_string());
                 self.blob(self.question(request, repository.as_str(), namespace), digest, outcome).await

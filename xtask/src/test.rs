@@ -107,8 +107,10 @@ fn targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
+/// A target is a file, or a directory with a `main.rs`, as cargo finds them.
 fn target_name(path: &std::path::Path) -> Option<String> {
-    (path.extension()? == "rs").then(|| Some(path.file_stem()?.to_str()?.to_string()))?
+    let is_target = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+    if is_target { Some(path.file_stem()?.to_str()?.to_string()) } else { None }
 }
 
 fn commands(tier: Tier, targets: &[String]) -> Vec<(String, Command)> {

@@ -132,11 +132,12 @@ fn the_newest_identity_that_a_process_can_know_is_served() {
     publish_into(&s.trust_dir, &old);
     let early = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);
     assert_eq!(&served(&early), old.fingerprint());
-    // The successor is published a tick after that start.
-    s.node
-        .process(7, "/usr/bin/containerd", "containerd")
-        .environ(&["SSL_CERT_DIR=/trust"])
-        .started(s.node.now_ticks() - 1);
+    // Starts are known to the tick: the successor is published in a later one.
+    let ticks = s.node.now_ticks();
+    s.node.process(7, "/usr/bin/containerd", "containerd").environ(&["SSL_CERT_DIR=/trust"]).started(ticks);
+    while s.node.now_ticks() <= ticks {
+        std::thread::yield_now();
+    }
     publish_into(&s.trust_dir, &new);
     assert_eq!(&served(&s.node.read()), old.fingerprint(), "started before the successor was there");
     let late = s.node.started("containerd", &["SSL_CERT_DIR=/trust"]);

@@ -188,10 +188,10 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
 /// What the parser says, in one line that begins with the line's number.
 fn one_line(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', ", ");
-    match error.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
-        None => message,
-    }
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return message };
+    let number = before.matches('\n').count();
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    format!("line {}, `{line}`: {message}", number + 1)
 }
 
 fn names(key: &'static str, texts: &[String]) -> Result<Vec<RegistryName>, ConfigError> {
