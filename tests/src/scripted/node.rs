@@ -26,7 +26,7 @@ use waylay::{
 };
 use waylay_certs::{Identities, RegistryName};
 
-use super::{Client, Running, RunningCdn, authority::trusting, witness};
+use super::{Client, Cluster, Running, RunningCdn, authority::trusting, witness};
 use crate::fleet::{AccessLine, Counters};
 
 /// How a node is to be.
@@ -88,6 +88,11 @@ impl Plan {
     pub fn knowing(mut self, host: &str, cdn: &RunningCdn) -> Self {
         self.hosts.push((host.to_owned(), cdn.addr()));
         self
+    }
+
+    /// One of the nodes of a cluster, by its number from 0.
+    pub fn member(self, cluster: &Cluster, number: usize) -> Self {
+        self.configured(&cluster.settings(number))
     }
 
     /// Starts it, with a store of its own.
@@ -260,6 +265,11 @@ impl Node {
         .await
     }
 
+    /// The next event that nobody waited for, if there is one.
+    pub fn told(&self) -> Option<Arc<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()
+    }
+
     async fn event<T>(&self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         let next = || match self.events.lock().unwrap_or_else(PoisonError::into_inner).try_recv() {
             Ok(event) => Ok(wanted(&event)),
@@ -286,6 +296,12 @@ impl Node {
     pub async fn keeps(&self, digest: &Digest) {
         let held = async || Ok(self.holds(digest).then_some(()));
         crate::wait::eventually("the blob is stored", witness::PATIENCE, held).await.expect("it is stored in time");
+    }
+
+    /// Waits until its peers tell that they have this blob.
+    pub async fn finds(&self, digest: &Digest) {
+        let told = async || Ok(self.core().swarm.locate(digest).await.map(|_| ()));
+        crate::wait::eventually("a peer tells of the blob", witness::PATIENCE, told).await.expect("it is told in time");
     }
 
     /// The file of a complete blob in its store, to be damaged.

@@ -1,6 +1,6 @@
 //! Where the hooks are attached, what stands beside them, and what an operator reads when they can't be.
 
-use std::{error::Error as _, process::Stdio};
+use std::process::Stdio;
 
 use waylay::intercept::{Config, Ineffective, Intercept, Listeners, cgroup};
 use waylay_abi::Exit;

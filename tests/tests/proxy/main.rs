@@ -6,6 +6,7 @@ mod access;
 mod away;
 mod faults;
 mod passed;
+mod peers;
 mod pulls;
 mod ranges;
 mod redirects;
