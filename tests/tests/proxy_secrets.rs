@@ -61,7 +61,7 @@ async fn no_secret_is_logged() {
         let mut upload = request_with(Method::POST, "/v2/app/blobs/uploads/", noise("pushed", KIB));
         upload.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {minted}").parse().unwrap());
         client.send(upload).await.unwrap();
-        seen.push_str(&node.counters().text().to_owned());
+        seen.push_str(node.counters().text());
     }
     registry.fault(blobs(), Fault::CutAfter(10));
     let other = registry.token(["app"]);
