@@ -3,6 +3,7 @@
 //! Who may have them was decided above. Bytes are verified before a response is completed: blobs up to
 //! [`VERIFIED_FIRST`] before their first byte, larger ones before their last piece.
 
+mod chunks;
 mod flight;
 mod local;
 mod reader;

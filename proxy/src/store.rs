@@ -14,6 +14,7 @@
 //! ```
 
 mod blob;
+mod cached;
 mod directory;
 mod error;
 mod evict;
@@ -286,6 +287,14 @@ impl Source {
         match self {
             Self::Blob(blob) => blob.statement(index),
             Self::Partial(partial) => partial.statement(index),
+        }
+    }
+
+    /// See [`Blob::read_cached`] and [`Partial::read_cached`].
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::Blob(blob) => blob.read_cached(offset, buffer),
+            Self::Partial(partial) => partial.read_cached(offset, buffer),
         }
     }
 

@@ -12,44 +12,30 @@ use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::Tally;
+use super::{Tally, chunks::Chunks};
 use crate::{
-    metrics::Source,
-    store::{Blob, StoreError},
+    metrics,
+    store::{Blob, Source},
     upstream::{Body, BoxError},
 };
 
-/// How much is read at once.
-pub(super) const CHUNK: u64 = 256 << 10;
-
-/// The bytes `part` of `blob`. One chunk is read ahead, so that the disk and the network work at the same time.
+/// The bytes `part` of `blob`.
 pub(super) fn body(blob: Arc<Blob>, part: Range<u64>, tally: Arc<Tally>) -> Body {
     let length = part.end - part.start;
-    let first = ahead(&blob, &part);
-    let chunks = futures_util::stream::try_unfold((first, part), move |(next, mut part)| {
-        let (blob, tally) = (blob.clone(), tally.clone());
+    let begin = (Source::Blob(blob), part, Chunks::default());
+    let chunks = futures_util::stream::try_unfold(begin, move |(blob, mut part, mut chunks)| {
+        let tally = tally.clone();
         async move {
             if part.is_empty() {
                 return Ok(None);
             }
-            let chunk = next.await.map_err(BoxError::from)??;
+            let chunk = chunks.next(&blob, part.start, part.end - part.start).await?;
             part.start += chunk.len() as u64;
-            tally.add(Source::Store, chunk.len() as u64);
-            let next = ahead(&blob, &part);
-            Ok(Some((chunk, (next, part))))
+            tally.add(metrics::Source::Store, chunk.len() as u64);
+            Ok(Some((chunk, (blob, part, chunks))))
         }
     });
     exactly(length, chunks)
-}
-
-fn ahead(blob: &Arc<Blob>, part: &Range<u64>) -> tokio::task::JoinHandle<Result<Bytes, StoreError>> {
-    let (blob, offset, length) = (blob.clone(), part.start, CHUNK.min(part.end - part.start));
-    tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; length as usize];
-        let read = blob.read_at(offset, &mut buffer)?;
-        buffer.truncate(read);
-        if read == 0 && length > 0 { Err(StoreError::Missing { offset }) } else { Ok(Bytes::from(buffer)) }
-    })
 }
 
 /// A body of `length` bytes; the server sends that as `Content-Length` and knows when it is over.

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Tally, VERIFIED_FIRST, blocking,
+    Tally, VERIFIED_FIRST,
+    chunks::Chunks,
     flight::{Flight, Sight},
-    local::{CHUNK, exactly},
+    local::exactly,
 };
 use crate::{
     metrics::Source,
-    store::{Partial, StoreError},
+    store::{self, Partial, StoreError},
     upstream::{Body, BoxError},
 };
 
@@ -27,6 +28,7 @@ struct Reader {
     left: Range<u64>,
     whole: bool,
     tally: Arc<Tally>,
+    chunks: Chunks,
 }
 
 /// The bytes `part` of the blob in `flight`.
@@ -34,7 +36,7 @@ pub(super) fn body(flight: Arc<Flight>, part: Range<u64>, tally: Arc<Tally>) -> 
     flight.want(&part, &tally);
     let (sight, whole) = (flight.sight(), flight.wants_whole());
     let length = part.end - part.start;
-    let reader = Reader { flight, sight, left: part, whole, tally };
+    let reader = Reader { flight, sight, left: part, whole, tally, chunks: Chunks::default() };
     exactly(length, futures_util::stream::try_unfold(reader, Reader::next))
 }
 
@@ -60,13 +62,13 @@ impl Reader {
                 Err(error) => Err(error),
             };
             match read {
-                Ok(bytes) if !bytes.is_empty() => {
+                Ok(bytes) => {
                     let source = self.flight.source(index);
                     self.sent(source, bytes.len() as u64);
                     return Ok(Some((bytes, self)));
                 }
                 // The driver decides what follows: another file, or the end.
-                _ => {
+                Err(_) => {
                     if self.sight.changed().await.is_err() {
                         return Err(CutShort.into());
                     }
@@ -83,16 +85,10 @@ impl Reader {
         if held_back { partial.verified().await.map(|_| ()) } else { partial.wait(index).await }
     }
 
-    async fn read(&self, partial: Arc<Partial>, piece_end: u64) -> Result<Bytes, StoreError> {
+    async fn read(&mut self, partial: Arc<Partial>, piece_end: u64) -> Result<Bytes, StoreError> {
         let offset = self.left.start;
-        let length = CHUNK.min(self.left.end.min(piece_end) - offset);
-        let read = blocking(move || {
-            let mut buffer = vec![0; length as usize];
-            let read = partial.read_at(offset, &mut buffer)?;
-            buffer.truncate(read);
-            Ok(Bytes::from(buffer))
-        });
-        read.await.unwrap_or(Err(StoreError::Missing { offset }))
+        let length = self.left.end.min(piece_end) - offset;
+        self.chunks.next(&store::Source::Partial(partial), offset, length).await
     }
 
     fn sent(&mut self, source: Source, bytes: u64) {

@@ -3,6 +3,7 @@
 use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
 
 use super::{
+    cached,
     error::StoreError,
     map::PieceMap,
     piece::{Layout, Statement},
@@ -45,6 +46,12 @@ impl Blob {
         let left = self.size().saturating_sub(offset).min(buffer.len() as u64) as usize;
         self.file.read_exact_at(&mut buffer[..left], offset).map_err(StoreError::io("read", &self.path))?;
         Ok(left)
+    }
+
+    /// As [`read_at`](Self::read_at), but only what is in memory, and never blocks. `None`: nothing is, or it cannot be told.
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        let left = self.size().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        cached::read(&self.file, offset, &mut buffer[..left])
     }
 
     /// What was stated about piece `index`; `None` when its slot was lost. Without it a peer cannot be served.

@@ -21,6 +21,7 @@ pub use writer::PieceWriter;
 
 use super::{
     blob::Blob,
+    cached,
     directory::Directory,
     error::StoreError,
     hash::{PrefixHasher, VerifiedDigest, blake3_of},
@@ -198,7 +199,20 @@ impl Partial {
     /// Reads at `offset` until `buffer` is full, a missing piece or the end; how many bytes there were. Fails with
     /// [`StoreError::Missing`] when there is none. Blocks for the disk.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError> {
-        let wanted = self.layout.size().min(offset.saturating_add(buffer.len() as u64));
+        let length = self.readable(offset, buffer.len())?;
+        self.file.read_exact_at(&mut buffer[..length], offset).map_err(self.io("read"))?;
+        Ok(length)
+    }
+
+    /// As [`read_at`](Self::read_at), but only what is in memory, and never blocks. `None`: nothing is, or it cannot be told.
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        let length = self.readable(offset, buffer.len()).ok()?;
+        cached::read(&self.file, offset, &mut buffer[..length])
+    }
+
+    /// How many of `length` bytes at `offset` are here without a gap; 0 only at the end.
+    fn readable(&self, offset: u64, length: usize) -> Result<usize, StoreError> {
+        let wanted = self.layout.size().min(offset.saturating_add(length as u64));
         if offset >= wanted {
             return Ok(0);
         }
@@ -211,12 +225,7 @@ impl Partial {
             let gap = pieces.clone().find(|index| !state.held.contains(*index as usize));
             self.layout.range(gap.unwrap_or(pieces.end)).start.min(wanted)
         };
-        if end <= offset {
-            return Err(StoreError::Missing { offset });
-        }
-        let length = (end - offset) as usize;
-        self.file.read_exact_at(&mut buffer[..length], offset).map_err(self.io("read"))?;
-        Ok(length)
+        if end <= offset { Err(StoreError::Missing { offset }) } else { Ok((end - offset) as usize) }
     }
 
     /// What was stated about piece `index`; `None` when it is not here.
