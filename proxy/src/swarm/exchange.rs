@@ -149,8 +149,8 @@ impl Exchange {
     async fn piece(&self, from: SocketAddr, blob: Digest, index: u32, send: &mut SendStream) -> Result<(), FrameError> {
         // Never closed while we live, so this only waits, first come first served.
         let _slot = self.slots.acquire().await.map_err(|_| FrameError::Late)?;
-        let source = self.source(blob).await;
-        let opened = tokio::task::spawn_blocking(move || source.and_then(|source| Reader::open(source, index)));
+        let store = self.store.clone();
+        let opened = tokio::task::spawn_blocking(move || Reader::open(store.source(&blob)?, index));
         let Some(mut reader) = opened.await.ok().flatten() else {
             frame::send(send, &Answer::Piece(None)).await?;
             let _ = send.finish();
@@ -159,12 +159,7 @@ impl Exchange {
         frame::send(send, &Answer::Piece(Some(reader.statement().clone()))).await?;
         let limit = Instant::now() + SLOW_READER + Duration::from_secs(reader.remaining() / get::SLOWEST);
         loop {
-            let (chunk, back) = match tokio::task::spawn_blocking(move || (reader.next(), reader)).await {
-                Ok(read) => read,
-                Err(_) => return Err(FrameError::Late),
-            };
-            reader = back;
-            match chunk {
+            match reader.next().await {
                 Ok(Some(chunk)) => {
                     let length = chunk.len() as u64;
                     let until = limit.min(Instant::now() + SLOW_READER);

@@ -3,11 +3,13 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use fixedbitset::FixedBitSet;
 use iroh::{
     EndpointId,
     endpoint::{ReadError, ReadExactError},
 };
+use tokio::sync::mpsc;
 
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
@@ -21,8 +23,12 @@ use crate::{
     },
 };
 
-/// How much is gathered before it is hashed and written, in bytes.
-const CHUNK: usize = 256 << 10;
+/// How much is gathered before it is hashed and written, in bytes: what stays in a processor's cache.
+const CHUNK: usize = 128 << 10;
+/// Datagrams' worth of bytes taken from a stream at once.
+const CHUNKS: usize = 64;
+/// Batches of them that wait for the disk; with the stream's window this bounds what one piece takes in memory.
+const BATCHES: usize = 4;
 /// A peer slower than this, in bytes per second, is no help and gets none.
 pub(super) const SLOWEST: u64 = 128 << 10;
 
@@ -123,7 +129,7 @@ pub(crate) async fn piece(
 async fn transfer(
     pool: &Pool,
     want: Want,
-    mut writer: PieceWriter,
+    writer: PieceWriter,
     is_quarantined: impl Fn(&EndpointId) -> bool,
 ) -> Result<(), GetError> {
     let index = writer.index();
@@ -136,25 +142,46 @@ async fn transfer(
     if is_quarantined(&check(&statement, want, index)?) {
         return Err(GetError::Quarantined);
     }
-    let mut chunk = Vec::new();
-    while writer.remaining() > 0 {
-        chunk.resize(CHUNK.min(writer.remaining() as usize), 0);
-        let mut filled = 0;
-        while filled < chunk.len() {
-            match tokio::time::timeout(want.patience, reply.stream.read(&mut chunk[filled..])).await {
-                Ok(read) => filled += read?.ok_or(GetError::Lied)?,
-                Err(_) => return Err(GetError::Stall),
-            }
+    let mut left = writer.remaining();
+    // Hashing and writing may wait for the disk; a thread of its own lets the network go on meanwhile.
+    let (batches, received) = mpsc::channel(BATCHES);
+    let writing = tokio::task::spawn_blocking(move || write(writer, received, &statement));
+    let mut chunks = [const { Bytes::new() }; CHUNKS];
+    while left > 0 {
+        let reading = tokio::time::timeout(want.patience, reply.stream.read_many_chunks(&mut chunks)).await;
+        let count = reading.map_err(|_| GetError::Stall)??.ok_or(GetError::Lied)?;
+        let batch: Vec<Bytes> = chunks.iter_mut().take(count).map(std::mem::take).collect();
+        let length = batch.iter().map(|chunk| chunk.len() as u64).sum();
+        left = left.checked_sub(length).ok_or(GetError::Lied)?;
+        if batches.send(batch).await.is_err() {
+            // It failed, and says why.
+            break;
         }
-        // Hashing and writing block for a tenth of a millisecond at best and for the disk at worst.
-        let written = tokio::task::spawn_blocking(move || writer.write(&chunk).map(|()| (writer, chunk)));
-        (writer, chunk) = written.await.map_err(|_| GetError::Gone)??;
     }
-    let finished = tokio::task::spawn_blocking(move || writer.finish(&statement));
-    match finished.await.map_err(|_| GetError::Gone)? {
+    drop(batches);
+    match writing.await.map_err(|_| GetError::Gone)? {
         Err(StoreError::WrongPiece { .. }) => Err(GetError::Corrupt),
         other => Ok(other?),
     }
+}
+
+/// Writes what comes, and finishes the piece when all of it came.
+fn write(
+    mut writer: PieceWriter,
+    mut received: mpsc::Receiver<Vec<Bytes>>,
+    statement: &Statement,
+) -> Result<(), StoreError> {
+    let mut gathered = Vec::with_capacity(CHUNK);
+    while let Some(batch) = received.blocking_recv() {
+        for chunk in batch {
+            gathered.extend_from_slice(&chunk);
+        }
+        if gathered.len() >= CHUNK || gathered.len() as u64 == writer.remaining() {
+            writer.write(&gathered)?;
+            gathered.clear();
+        }
+    }
+    writer.finish(statement)
 }
 
 /// The statement is about the piece that was asked for and its sealer signed it; who that is.

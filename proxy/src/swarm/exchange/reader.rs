@@ -1,11 +1,13 @@
-//! Reading a piece to give it away: in chunks, hashed on the way, the last chunk only when all of them are right.
+//! Reading a piece to give it away: in chunks, hashed on the way, the last chunk only when all of them are right. What the
+//! page cache has is read here and now; a thread that may wait for the disk is asked only when there is something to wait
+//! for.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::store::{Source, StoreError, piece::Statement};
 
 /// How much is read and sent at once, in bytes.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: u64 = 64 << 10;
 
 /// Why a piece cannot be given away to its end.
 #[derive(Debug, thiserror::Error)]
@@ -48,21 +50,32 @@ impl Reader {
         self.end - self.at
     }
 
-    /// The next chunk, `None` after the last. Blocks for the disk.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+    /// The next chunk, `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         if self.at == self.end {
             return Ok(None);
         }
-        let mut chunk = vec![0; CHUNK.min(self.end - self.at) as usize];
-        let length = self.source.read_at(self.at, &mut chunk)?;
-        if length < chunk.len() {
-            return Err(ReadError::Store(StoreError::Missing { offset: self.at + length as u64 }));
+        let mut chunk = BytesMut::zeroed(CHUNK.min(self.end - self.at) as usize);
+        let length = match self.source.read_cached(self.at, &mut chunk) {
+            Some(length) => length,
+            None => {
+                let (source, at) = (self.source.clone(), self.at);
+                let reading = tokio::task::spawn_blocking(move || (source.read_at(at, &mut chunk), chunk));
+                let missing = |_| StoreError::Missing { offset: at };
+                let (length, read) = reading.await.map_err(missing)?;
+                chunk = read;
+                length?
+            }
+        };
+        if length == 0 {
+            return Err(ReadError::Store(StoreError::Missing { offset: self.at }));
         }
+        chunk.truncate(length);
         self.hasher.update(&chunk);
         self.at += length as u64;
         if self.at == self.end && *self.hasher.finalize().as_bytes() != self.statement.blake3 {
             return Err(ReadError::Corrupt);
         }
-        Ok(Some(chunk.into()))
+        Ok(Some(chunk.freeze()))
     }
 }
