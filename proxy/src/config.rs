@@ -95,6 +95,8 @@ pub struct Swarm {
     pub token_file: PathBuf,
     /// Other members, besides those in the token.
     pub members: Vec<SocketAddr>,
+    /// The zone that this node is in; empty without zones.
+    pub zone: String,
 }
 
 /// Where certificates are published.

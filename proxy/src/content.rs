@@ -140,6 +140,14 @@ impl Content {
         stored.await.flatten()
     }
 
+    /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it. `None`
+    /// where there are none.
+    pub fn together(&self, digest: Digest, size: u64) -> Option<Found> {
+        let shared = self.0.swarm.has_members() && !self.0.distrusted.contains_key(&digest);
+        let place = Place::Members(Located::nowhere(size));
+        shared.then_some(Found { place, size, provenance: Vec::new(), media_type: None })
+    }
+
     /// The turn to bring `digest` here, which is to be held until it is on its way.
     pub async fn turn(&self, digest: Digest) -> Turn {
         self.0.turns.take(digest).await

@@ -6,6 +6,7 @@
 //! `exchange`) in the order that `plan` says. Whether a client may have a blob, and what to do when nobody has it, is
 //! decided above.
 
+mod crowd;
 mod endpoint;
 mod exchange;
 mod fetch;
@@ -16,11 +17,12 @@ mod members;
 pub mod plan;
 mod pool;
 mod quarantine;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tracker;
 
-use std::{net::SocketAddr, ops::Range, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::task::JoinSet;
@@ -28,7 +30,7 @@ use waylay_certs::cluster::ClusterSecret;
 
 pub use self::{
     endpoint::StartError,
-    fetch::{Blame, Fetched, PeerFault},
+    fetch::{Blame, Declined, Fetched, Leases, PeerFault, Wish},
     locate::{Located, Provider},
     members::MemberStatus,
 };
@@ -41,7 +43,7 @@ use self::{
 };
 use crate::{
     oci::digest::Digest,
-    store::{Partial, Store, piece::Statement},
+    store::{Store, piece::Statement},
 };
 
 /// How this node takes part.
@@ -53,6 +55,8 @@ pub struct Config {
     pub advertise: Option<SocketAddr>,
     /// The cluster's secret, and during a rotation the other one after it.
     pub secrets: Vec<ClusterSecret>,
+    /// The zone that this node is in; empty where there are none. At most 64 bytes.
+    pub zone: String,
     /// Other members: the static list, and the addresses of the join token. One that lives is enough.
     pub members: Vec<SocketAddr>,
 }
@@ -109,7 +113,7 @@ impl Swarm {
             return Err(StartError::Unspecified(me));
         }
         let key = secret.node_key(me);
-        let members = Members::new(me, config.secrets.clone(), &config.members);
+        let members = Members::new(me, &config.zone, config.secrets.clone(), &config.members);
         let endpoint = endpoint::bind(listen, key.clone(), &members).await?;
         let pool = Pool::new(endpoint.clone(), members.clone());
         let exchange = Arc::new(Exchange::new(store, members.clone(), Herald::default(), rand::random()));
@@ -133,13 +137,18 @@ impl Swarm {
         locate::locate(&net.exchange, &net.pool, blob).await
     }
 
-    /// Fetches those pieces of `wanted` that are not here yet from the providers, several at a time. It ends by itself,
-    /// whatever peers do, and tells what is missing; call it again with a later answer of [`locate`](Self::locate) to go on.
-    /// Dropping it stops it, and what came by then stays.
-    pub async fn fetch(&self, partial: &Arc<Partial>, located: &Located, wanted: Range<u32>) -> Fetched {
+    /// Whether there may be others to bring a blob with.
+    pub fn has_members(&self) -> bool {
+        self.inner.net.as_ref().is_some_and(|net| net.members.others().into_iter().any(|addr| net.members.is_awake(addr)))
+    }
+
+    /// Fetches those pieces of the wish that are not here yet, with everybody else who wants them: from the providers and
+    /// whoever else turns up, and from the registry those that nobody else takes. It ends by itself, whatever peers do,
+    /// and tells what is missing. Dropping it stops it, and what came by then stays.
+    pub async fn fetch(&self, located: &Located, wish: Wish) -> Fetched {
         match &self.inner.net {
-            Some(net) => fetch::fetch(&net.pool, &self.inner.quarantine, partial, located, wanted).await,
-            None => Fetched { missing: partial.missing(wanted), ..Fetched::default() },
+            Some(net) => fetch::fetch(&net.exchange, &net.pool, &self.inner.quarantine, located, wish).await,
+            None => Fetched { missing: wish.partial.missing(wish.wanted), ..Fetched::default() },
         }
     }
 

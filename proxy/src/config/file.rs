@@ -133,6 +133,7 @@ struct RawSwarm {
     token_file: PathBuf,
     #[serde(default)]
     members: Vec<SocketAddr>,
+    zone: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -258,7 +259,11 @@ fn swarm(raw: RawSwarm) -> Result<Swarm, ConfigError> {
     if raw.listen.port() == 0 {
         return Err(ConfigError::value("swarm.listen", raw.listen, "needs a fixed port"));
     }
-    Ok(Swarm { listen: raw.listen, token_file: raw.token_file, members: raw.members })
+    let zone = raw.zone.unwrap_or_default();
+    if zone.len() > 64 || zone.chars().any(char::is_control) {
+        return Err(ConfigError::value("swarm.zone", zone, "is a label of at most 64 bytes"));
+    }
+    Ok(Swarm { listen: raw.listen, token_file: raw.token_file, members: raw.members, zone })
 }
 
 fn filter(text: Option<String>) -> Result<String, ConfigError> {

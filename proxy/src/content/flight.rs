@@ -5,24 +5,28 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use iroh_base::EndpointId;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault, registry};
+use super::{
+    Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault,
+    registry::{self, Miss},
+};
 use crate::{
     fault::{Fault, Side, What},
     metrics::Source,
     oci::Digest,
     store::{Partial, Provenance, StoreError},
-    swarm::{Blame, Located, Swarm},
+    swarm::{Blame, Declined, Located, Swarm, Wish},
 };
 
 /// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
@@ -64,6 +68,8 @@ pub(super) struct Shared {
     wants: Mutex<Wants>,
     wanted: Notify,
     tallies: Mutex<Vec<Weak<Tally>>>,
+    /// The piece that a client reads now.
+    cursor: Arc<AtomicU32>,
     live: AtomicBool,
 }
 
@@ -92,6 +98,7 @@ impl Flight {
             wants: Mutex::default(),
             wanted: Notify::new(),
             tallies: Mutex::default(),
+            cursor: Arc::default(),
             live: AtomicBool::new(true),
         });
         let driver = tokio::spawn(drive(content, shared.clone(), plan));
@@ -137,6 +144,11 @@ impl Flight {
         self.shared.sight.subscribe()
     }
 
+    /// A client has come to this piece.
+    pub(super) fn reads(&self, index: u32) {
+        self.shared.cursor.store(index, Ordering::Relaxed);
+    }
+
     /// Where a piece came from, for the reader that is about to send it.
     pub(super) fn source(&self, index: u32) -> Source {
         match self.shared.sources.get(index as usize).map(|source| source.load(Ordering::Relaxed)) {
@@ -175,6 +187,22 @@ impl Shared {
         for tally in lock(&self.tallies).iter().filter_map(Weak::upgrade) {
             tally.note(fault.label());
         }
+    }
+
+    /// Told of pieces that come from the registry.
+    fn mark(self: &Arc<Self>) -> registry::Mark {
+        let shared = self.clone();
+        Arc::new(move |index| {
+            if let Some(source) = shared.sources.get(index as usize) {
+                source.store(REGISTRY, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// This client's request is no longer good; another's may be.
+    fn withdraw(&self, supply: &Supply) {
+        lock(&self.supplies)
+            .retain(|other| !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers);
     }
 
     fn fail(&self) {
@@ -272,6 +300,58 @@ fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
     }
 }
 
+/// Fetches together with other members, until all is here or nobody gives more.
+async fn bring(
+    content: &Arc<Inner>,
+    shared: &Arc<Shared>,
+    partial: &Arc<Partial>,
+    located: Located,
+) -> Result<(), StoreError> {
+    let leases = {
+        let (content, shared, partial) = (content.clone(), shared.clone(), partial.clone());
+        move |run: Range<u32>, whole: bool| -> BoxFuture<'static, Result<(), Declined>> {
+            Box::pin(lease(content.clone(), shared.clone(), partial.clone(), run, whole))
+        }
+    };
+    let wish = Wish {
+        partial: partial.clone(),
+        wanted: 0..partial.layout().count(),
+        cursor: shared.cursor.clone(),
+        registry: Arc::new(leases),
+    };
+    let fetched = content.swarm.fetch(&located, wish).await;
+    let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();
+    content.metrics.fetched.get_or_create(&Source::Peer.label()).inc_by(bytes);
+    for fault in fetched.faults {
+        shared.note(content, &Fault::of_peer(blamed(fault.blame), fault.peer));
+    }
+    partial.failure().or(fetched.failed).map_or(Ok(()), Err)
+}
+
+/// Takes what the crowd's owner leased to us from the registry.
+async fn lease(
+    content: Arc<Inner>,
+    shared: Arc<Shared>,
+    partial: Arc<Partial>,
+    run: Range<u32>,
+    whole: bool,
+) -> Result<(), Declined> {
+    let supply = lock(&shared.supplies).last().cloned();
+    // The first client's request follows at once; without any, there is nothing to ask the registry with.
+    let Some(supply) = supply else { return Err(Declined::Failed) };
+    let filled = registry::fill(&content, &supply, &partial, run, None, whole, shared.mark()).await;
+    let Err(Miss { fault, declined }) = filled else { return Ok(()) };
+    if declined != Declined::Ranges {
+        shared.note(&content, &fault);
+    }
+    if declined == Declined::Never {
+        shared.withdraw(&supply);
+        let others = !lock(&shared.supplies).is_empty();
+        return Err(if others { Declined::Failed } else { Declined::Never });
+    }
+    Err(declined)
+}
+
 /// Until all of it is here and verified. An error is the end of this attempt.
 async fn fill(
     content: &Arc<Inner>,
@@ -280,21 +360,18 @@ async fn fill(
     located: Option<Located>,
     first: Option<Response<Incoming>>,
 ) -> Result<(), StoreError> {
-    let mut first = first;
-    let mut located = located;
+    let (mut first, mut located) = (first, located);
+    let mut alone = !content.swarm.has_members();
     let (mut fruitless, mut had) = (0, partial.bytes());
     loop {
         let wanted = shared.wanted.notified();
-        if lock(&shared.wants).whole
-            && let Some(located) = located.take()
-        {
-            let fetched = content.swarm.fetch(partial, &located, 0..partial.layout().count()).await;
-            let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();
-            content.metrics.fetched.get_or_create(&Source::Peer.label()).inc_by(bytes);
-            for fault in fetched.faults {
-                shared.note(content, &Fault::of_peer(blamed(fault.blame), fault.peer));
-            }
+        let together = first.is_none() && !alone && lock(&shared.wants).whole;
+        if together && !content.distrusted.contains_key(&shared.digest) {
+            let nowhere = || Located::nowhere(partial.layout().size());
+            bring(content, shared, partial, located.take().unwrap_or_else(nowhere)).await?;
         }
+        // What the crowd could not bring is asked of the registry as if there were no others.
+        alone |= together;
         let Some(run) = shared.next_run(partial) else {
             if lock(&shared.wants).whole {
                 return partial.verified().await.map(|_| ());
@@ -310,14 +387,8 @@ async fn fill(
             wanted.await;
             continue;
         };
-        let marked = shared.clone();
-        let mark = move |index: u32| {
-            if let Some(source) = marked.sources.get(index as usize) {
-                source.store(REGISTRY, Ordering::Relaxed);
-            }
-        };
-        let filled = registry::fill(content, &supply, partial, run, first.take(), Arc::new(mark)).await;
-        let Err(fault) = filled else { continue };
+        let filled = registry::fill(content, &supply, partial, run, first.take(), true, shared.mark()).await;
+        let Err(Miss { fault, .. }) = filled else { continue };
         if let Some(error) = partial.failure() {
             return Err(error);
         }
@@ -326,10 +397,7 @@ async fn fill(
         fruitless = if has > had { 0 } else { fruitless + 1 };
         had = has;
         if fault.what == What::Status {
-            // This client's request is no longer good; another's may be.
-            lock(&shared.supplies).retain(|other| {
-                !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers
-            });
+            shared.withdraw(&supply);
         }
         if fruitless >= FRUITLESS || lock(&shared.supplies).is_empty() || fault.side == Side::Ours {
             shared.fail();

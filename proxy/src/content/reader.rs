@@ -52,6 +52,7 @@ impl Reader {
             }
             let layout = partial.layout();
             let index = layout.index_of(self.left.start);
+            self.flight.reads(index);
             let mut sight = self.sight.clone();
             let ready = tokio::select! {
                 ready = self.ready(&partial, index) => ready,

@@ -1,6 +1,10 @@
 //! From the registry into an unfinished blob: one bounded request, its body cut into pieces and stated as ours.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -13,7 +17,7 @@ use crate::{
     metrics::Source,
     oci::range::ContentRange,
     store::{Partial, PieceWriter, StoreError},
-    swarm::Swarm,
+    swarm::{Declined, Swarm},
 };
 
 /// A body that brings nothing for so long is given up.
@@ -24,8 +28,29 @@ pub(super) type Mark = Arc<dyn Fn(u32) + Send + Sync>;
 /// How much is gathered before a thread that may wait for the disk writes it.
 const BATCH: usize = 256 << 10;
 
+/// A registry's limit without a time is tried again after this.
+const LIMITED: Duration = Duration::from_secs(2);
+/// No registry is left alone for longer than this.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Why a registry did not give a run of pieces.
+#[derive(Debug)]
+pub(super) struct Miss {
+    /// What went wrong.
+    pub(super) fault: Fault,
+    /// Whether asking again makes sense.
+    pub(super) declined: Declined,
+}
+
+impl From<Fault> for Miss {
+    fn from(fault: Fault) -> Self {
+        let declined = if fault.side == Side::Ours { Declined::Never } else { Declined::Failed };
+        Self { fault, declined }
+    }
+}
+
 /// Fills the pieces `run` of `partial`, from `first` where a registry's answer has begun, else by a new request. `mark`
-/// is called for each piece that came, before anybody can see it.
+/// is called for each piece that came, before anybody can see it. With `whole`, an answer that ignores the range will do.
 ///
 /// # Errors
 /// When the registry does not give all of them; what came counts.
@@ -35,8 +60,9 @@ pub(super) async fn fill(
     partial: &Arc<Partial>,
     run: Range<u32>,
     first: Option<Response<Incoming>>,
+    whole: bool,
     mark: Mark,
-) -> Result<(), Fault> {
+) -> Result<(), Miss> {
     let layout = partial.layout();
     if run.is_empty() {
         return Ok(());
@@ -50,13 +76,17 @@ pub(super) async fn fill(
         }
     };
     let at = start(&answer, layout.size())?;
+    if at < bytes.start && !whole {
+        let fault = Fault::with(Side::Registry, What::Protocol, "it ignores ranges");
+        return Err(Miss { fault, declined: Declined::Ranges });
+    }
     let mut sink = Sink { partial: partial.clone(), run, at, writer: None, swarm: content.swarm.clone(), mark };
     let fetched = content.metrics.fetched.get_or_create_owned(&Source::Registry.label());
     let mut body = answer.into_body();
     let (mut batch, mut gathered) = (Vec::new(), 0);
     loop {
         let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
-            Err(_) => return Err(Fault::new(Side::Registry, What::Stalled)),
+            Err(_) => return Err(Fault::new(Side::Registry, What::Stalled).into()),
             Ok(Some(Err(error))) => Some(Err(Fault::with(Side::Registry, What::Cut, error))),
             Ok(Some(Ok(frame))) => frame.into_data().ok().map(Ok),
             Ok(None) => None,
@@ -83,34 +113,52 @@ pub(super) async fn fill(
             return Ok(());
         }
         match frame {
-            Some(Err(fault)) => return Err(fault),
-            None => return Err(Fault::new(Side::Registry, What::Cut)),
+            Some(Err(fault)) => return Err(fault.into()),
+            None => return Err(Fault::new(Side::Registry, What::Cut).into()),
             Some(Ok(_)) => {}
         }
     }
 }
 
 /// Where in the blob an answer's body begins.
-fn start(answer: &Response<Incoming>, size: u64) -> Result<u64, Fault> {
+fn start(answer: &Response<Incoming>, size: u64) -> Result<u64, Miss> {
     let headers = answer.headers();
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(Fault::with(Side::Registry, What::Protocol, "it encodes the body of a blob"));
+        return Err(Fault::with(Side::Registry, What::Protocol, "it encodes the body of a blob").into());
     }
     match answer.status() {
         StatusCode::OK => match text(header::CONTENT_LENGTH).map(str::parse::<u64>) {
-            Some(Ok(length)) if length != size => Err(Fault::new(Side::Registry, What::Length)),
+            Some(Ok(length)) if length != size => Err(Fault::new(Side::Registry, What::Length).into()),
             _ => Ok(0),
         },
         StatusCode::PARTIAL_CONTENT => match text(header::CONTENT_RANGE).map(str::parse) {
             Some(Ok(ContentRange::Part { size: Some(whole), .. })) if whole != size => {
-                Err(Fault::new(Side::Registry, What::Length))
+                Err(Fault::new(Side::Registry, What::Length).into())
             }
             Some(Ok(ContentRange::Part { first, .. })) => Ok(first),
-            _ => Err(Fault::with(Side::Registry, What::Protocol, "a 206 without a usable Content-Range")),
+            _ => Err(Fault::with(Side::Registry, What::Protocol, "a 206 without a usable Content-Range").into()),
         },
-        status => Err(Fault::with(Side::Registry, What::Status, status.to_string())),
+        status => {
+            let wait = text(header::RETRY_AFTER).and_then(retry_after);
+            let declined = match status {
+                StatusCode::TOO_MANY_REQUESTS => Declined::Later(wait.unwrap_or(LIMITED)),
+                StatusCode::SERVICE_UNAVAILABLE if wait.is_some() => Declined::Later(wait.unwrap_or(LIMITED)),
+                status if status.is_server_error() => Declined::Failed,
+                _ => Declined::Never,
+            };
+            Err(Miss { fault: Fault::with(Side::Registry, What::Status, status.to_string()), declined })
+        }
     }
+}
+
+/// How long to wait (RFC 9110, section 10.2.3): seconds or a date.
+fn retry_after(text: &str) -> Option<Duration> {
+    let wait = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
+    };
+    Some(wait.min(LONGEST))
 }
 
 /// Cuts a body into pieces.

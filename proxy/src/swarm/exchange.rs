@@ -26,6 +26,7 @@ use super::{
     frame::{self, Answer, FrameError, Hello, MAX_MEMBERS, Pieces, Request, code},
     herald::Herald,
     members::Members,
+    sessions::Sessions,
     tracker::Tracker,
 };
 use crate::{
@@ -41,6 +42,8 @@ const CONNECTIONS: usize = 1024;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
 const SLOW_READER: Duration = Duration::from_secs(10);
+/// Pieces that came within this time are told of together.
+const HAVE_BATCH: Duration = Duration::from_millis(10);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -51,6 +54,7 @@ pub(crate) struct Exchange {
     pub(crate) members: Members,
     pub(crate) herald: Herald,
     pub(crate) boot: u64,
+    pub(crate) sessions: Sessions,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
     sent: AtomicU64,
@@ -59,7 +63,8 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
         let slots = Semaphore::new(SLOTS);
-        Self { store, members, herald, boot, tracker: Mutex::default(), slots, sent: AtomicU64::new(0) }
+        let (sessions, tracker) = (Sessions::default(), Mutex::default());
+        Self { store, members, herald, boot, sessions, tracker, slots, sent: AtomicU64::new(0) }
     }
 
     /// The books, for when we are asked by ourselves.
@@ -76,7 +81,7 @@ impl Exchange {
     pub(crate) fn hello(&self) -> Hello {
         let mut members = self.members.others();
         members.truncate(MAX_MEMBERS);
-        Hello { advertised: self.members.me(), boot: self.boot, members }
+        Hello { advertised: self.members.me(), boot: self.boot, members, zone: self.members.zone().to_owned() }
     }
 
     /// Accepts connections until the endpoint is closed. Dropping the future ends them all.
@@ -130,6 +135,7 @@ impl Exchange {
         let answer = match request {
             Request::Hello(hello) => {
                 self.members.add(&hello.members, false);
+                self.members.is_in(from, &hello.zone);
                 self.herald.met(from, hello.boot);
                 Answer::Hello(self.hello())
             }
@@ -138,10 +144,44 @@ impl Exchange {
                 Answer::Noted(self.boot)
             }
             Request::Query(blob) => Answer::Located(self.tracker().find(&blob, from, Instant::now())),
-            Request::Map(blob) => Answer::Map(self.source(blob).await.map(|source| pieces(&source))),
             Request::Piece { blob, index } => return self.piece(from, blob, index, send).await,
+            Request::Watch(blob) => return self.watch(from, blob, send).await,
+            Request::Join(join) => {
+                Answer::Joined(self.tracker().join(from, &join, self.boot, Instant::now()))
+            }
         };
         frame::send(send, &answer).await?;
+        let _ = send.finish();
+        Ok(())
+    }
+
+    /// Tells `from` of each further piece, until the blob is whole or nobody listens any more.
+    async fn watch(&self, from: SocketAddr, blob: Digest, send: &mut SendStream) -> Result<(), FrameError> {
+        self.sessions.watched_by(&blob, from);
+        let source = self.source(blob).await;
+        let Some(Source::Partial(partial)) = &source else {
+            frame::send(send, &Answer::Map(source.as_ref().map(pieces))).await?;
+            let _ = send.finish();
+            return Ok(());
+        };
+        let (mut changes, size) = (partial.watch(), partial.layout().size());
+        let mut told = None;
+        loop {
+            changes.mark_unchanged();
+            let held = partial.pieces();
+            if told.as_ref() != Some(&held) {
+                frame::send(send, &Answer::Map(Some(Pieces::some(size, &held)))).await?;
+            }
+            if held.is_full() || partial.failure().is_some() {
+                break;
+            }
+            told = Some(held);
+            tokio::select! {
+                // The sender lives in the partial, which we hold.
+                _ = changes.changed() => tokio::time::sleep(HAVE_BATCH).await,
+                _ = send.stopped() => return Ok(()),
+            }
+        }
         let _ = send.finish();
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! One request per QUIC stream: a frame each way, and for a piece its bytes after the frame. New variants go to the end
 //! of the enums; a change to an old one is a new ALPN.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use fixedbitset::FixedBitSet;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
@@ -28,6 +28,8 @@ pub(crate) const MAX_MEMBERS: usize = 1024;
 pub(crate) const MAX_PROVIDERS: usize = 16;
 /// The most provenance pairs told with one blob.
 pub(crate) const MAX_TOLD: usize = 8;
+/// The longest zone label, in bytes.
+pub(crate) const MAX_ZONE: usize = 64;
 /// The most blobs in one announcement.
 pub(crate) const MAX_HOLDINGS: usize = 256;
 /// How long a frame may take once it is due.
@@ -56,8 +58,6 @@ pub(crate) enum Request {
     Announce(Announce),
     /// To an owner: who has this? Answered by [`Answer::Located`].
     Query(Digest),
-    /// Which pieces of this do you have? Answered by [`Answer::Map`].
-    Map(Digest),
     /// Give me a piece; answered by [`Answer::Piece`] and its bytes.
     Piece {
         /// Of which blob.
@@ -65,6 +65,11 @@ pub(crate) enum Request {
         /// Which piece.
         index: u32,
     },
+    /// To an owner, again and again while a blob comes: what the asker has and takes of it, and may it take more from the
+    /// registry? Answered by [`Answer::Joined`].
+    Join(Join),
+    /// Which pieces do you have, and tell me of each further one; answered by one [`Answer::Map`] after the other.
+    Watch(Digest),
 }
 
 /// The answers.
@@ -80,6 +85,62 @@ pub(crate) enum Answer {
     Map(Option<Pieces>),
     /// The piece follows; `None` when it is not here.
     Piece(Option<Statement>),
+    /// What the crowd's owner has for the asker; `None` when it will not have it in the crowd.
+    Joined(Option<Joined>),
+}
+
+/// One of a crowd that brings the same blob tells the owner how it stands. Everything is told each time, so an owner that
+/// knows nothing yet knows all after one round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Join {
+    /// Which blob.
+    pub(crate) blob: Digest,
+    /// Its length in bytes, by the manifest that lists it or the registry's own answer.
+    pub(crate) size: u64,
+    /// Held by the asker.
+    pub(crate) held: Pieces,
+    /// On the way to it by a lease.
+    pub(crate) fetching: Pieces,
+    /// Wanted, and with none of the asker's neighbours in its zone.
+    pub(crate) unseen: Pieces,
+    /// How the registry can be asked.
+    pub(crate) registry: Reach,
+    /// The asker's zone; empty where there are none.
+    pub(crate) zone: String,
+    /// How many neighbours it has in this crowd.
+    pub(crate) neighbours: u16,
+    /// The boot epoch of the owner that answered it last, 0 for none: another one than ours means that there was a crowd
+    /// before we knew of it.
+    pub(crate) owner: u64,
+}
+
+/// Whether and how the asker can take pieces from the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reach {
+    /// Not now: it has enough to do, or was refused.
+    No,
+    /// By ranges.
+    Ranges {
+        /// Bytes per second that its last leases came with, 0 before the first.
+        rate: u64,
+    },
+    /// The registry ignores ranges and gives the whole only.
+    Whole,
+}
+
+/// An owner's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    /// Take these from the registry.
+    pub(crate) lease: Option<Range<u32>>,
+    /// Take these from members in other zones.
+    pub(crate) imports: Option<Range<u32>>,
+    /// Further neighbours.
+    pub(crate) neighbours: Vec<SocketAddr>,
+    /// Ask again after so many milliseconds at the latest.
+    pub(crate) again: u32,
+    /// The owner's boot epoch.
+    pub(crate) owner: u64,
 }
 
 /// How nodes introduce themselves.
@@ -91,6 +152,8 @@ pub(crate) struct Hello {
     pub(crate) boot: u64,
     /// Members that the speaker knows, itself not among them.
     pub(crate) members: Vec<SocketAddr>,
+    /// The speaker's zone; empty where there are none.
+    pub(crate) zone: String,
 }
 
 /// Changes of what a node holds.
@@ -170,7 +233,11 @@ impl Bounded for Request {
                     && announce.gone.len() <= MAX_HOLDINGS
                     && announce.held.iter().all(Bounded::is_bounded)
             }
-            Self::Query(_) | Self::Map(_) | Self::Piece { .. } => true,
+            Self::Query(_) | Self::Piece { .. } | Self::Watch(_) => true,
+            Self::Join(join) => {
+                let fits = |pieces: &Pieces| pieces.size == join.size && pieces.to_set().is_some();
+                join.zone.len() <= MAX_ZONE && fits(&join.held) && fits(&join.fetching) && fits(&join.unseen)
+            }
         }
     }
 }
@@ -185,14 +252,15 @@ impl Bounded for Answer {
                     && are_told(&record.provenance)
             }
             Self::Map(Some(pieces)) => pieces.to_set().is_some(),
-            Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Piece(_) => true,
+            Self::Joined(Some(joined)) => joined.neighbours.len() <= MAX_PROVIDERS,
+            Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Joined(None) | Self::Piece(_) => true,
         }
     }
 }
 
 impl Bounded for Hello {
     fn is_bounded(&self) -> bool {
-        self.members.len() <= MAX_MEMBERS
+        self.members.len() <= MAX_MEMBERS && self.zone.len() <= MAX_ZONE
     }
 }
 
@@ -323,7 +391,7 @@ mod tests {
         assert!(round_trip(&map(256 << 20, 16)).is_ok());
         assert!(round_trip(&map(256 << 20, 17)).is_err());
         assert!(round_trip(&map(u64::MAX, 1)).is_err());
-        let hello = Hello { advertised: addr, boot: 1, members: vec![addr; MAX_MEMBERS] };
+        let hello = Hello { advertised: addr, boot: 1, members: vec![addr; MAX_MEMBERS], zone: String::new() };
         assert!(round_trip(&Answer::Hello(hello.clone())).is_ok());
         let hello = Hello { members: vec![addr; MAX_MEMBERS + 1], ..hello };
         assert!(round_trip(&Answer::Hello(hello)).is_err());

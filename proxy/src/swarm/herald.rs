@@ -167,6 +167,7 @@ impl Round {
         for (addr, answer) in answers {
             if let Ok(Answer::Hello(hello)) = answer {
                 members.heard(addr);
+                members.is_in(addr, &hello.zone);
                 members.add(&hello.members, false);
                 self.exchange.herald.met(addr, hello.boot);
             }

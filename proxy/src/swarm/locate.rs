@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     exchange::Exchange,
-    frame::{Answer, Record, Request},
+    frame::{Answer, Join, Joined, Record, Request},
     pool::Pool,
 };
 use crate::{oci::digest::Digest, store::Provenance};
@@ -25,10 +25,17 @@ const STAGGER: Duration = Duration::from_millis(20);
 pub struct Located {
     /// Its length in bytes, as its holders say; only the sha256 proves it.
     pub size: u64,
-    /// Some of its holders, at least one.
+    /// Some of its holders; none of a blob that nobody has whole.
     pub providers: Vec<Provider>,
     /// Registries and repositories that have themselves served it to some member.
     pub provenance: Vec<Provenance>,
+}
+
+impl Located {
+    /// A blob of which nobody is known to have anything: whoever wants it meets the others at its owner.
+    pub fn nowhere(size: u64) -> Self {
+        Self { size, providers: Vec::new(), provenance: Vec::new() }
+    }
 }
 
 /// One holder of a blob.
@@ -80,6 +87,28 @@ pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> O
             None
         }
     }
+}
+
+/// Asks the first owner that answers what this node may do in the crowd that brings a blob. When no other can be asked, we
+/// are the owner of a crowd of one. `None` when the owner will not have us.
+pub(super) async fn join(exchange: &Exchange, pool: &Pool, join: Join) -> Option<Joined> {
+    let me = exchange.members.me();
+    for owner in exchange.members.owners(&join.blob) {
+        if owner == me {
+            break;
+        }
+        if !exchange.members.is_awake(owner) {
+            continue;
+        }
+        match pool.ask(owner, &Request::Join(join.clone())).await {
+            Ok(Answer::Joined(Some(joined))) => return Some(joined),
+            // Another crowd than ours, or no room: we go on alone. Others are asked only when this one is out of reach,
+            // because two that grant cost twice.
+            Ok(_) => break,
+            Err(_) => {}
+        }
+    }
+    exchange.tracker().join(me, &join, exchange.boot, Instant::now())
 }
 
 /// Without those that cannot be asked.

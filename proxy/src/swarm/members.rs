@@ -40,6 +40,7 @@ pub(crate) struct Members {
 #[derive(Debug)]
 struct Inner {
     me: SocketAddr,
+    zone: String,
     secrets: Vec<ClusterSecret>,
     // std: never held across an await.
     table: RwLock<Table>,
@@ -64,6 +65,8 @@ struct Member {
     added: Instant,
     failures: u32,
     rests_until: Option<Instant>,
+    /// As it said when it introduced itself.
+    zone: Option<String>,
 }
 
 /// One member, for status.
@@ -77,9 +80,9 @@ pub struct MemberStatus {
 
 impl Members {
     /// The members named by the operator, with us at `me`. The first secret is ours; others are accepted during a rotation.
-    pub(crate) fn new(me: SocketAddr, secrets: Vec<ClusterSecret>, fixed: &[SocketAddr]) -> Self {
-        let inner =
-            Inner { me: canonical(me), secrets, table: RwLock::new(Table::default()), changed: watch::Sender::new(0) };
+    pub(crate) fn new(me: SocketAddr, zone: &str, secrets: Vec<ClusterSecret>, fixed: &[SocketAddr]) -> Self {
+        let (table, changed) = (RwLock::new(Table::default()), watch::Sender::new(0));
+        let inner = Inner { me: canonical(me), zone: zone.to_owned(), secrets, table, changed };
         let members = Self { inner: Arc::new(inner) };
         members.add(fixed, true);
         members
@@ -88,6 +91,24 @@ impl Members {
     /// Our own advertised address.
     pub(crate) fn me(&self) -> SocketAddr {
         self.inner.me
+    }
+
+    /// Our zone; empty where there are none.
+    pub(crate) fn zone(&self) -> &str {
+        &self.inner.zone
+    }
+
+    /// Whether a member is in our zone. One that did not say counts as near only where there are no zones.
+    pub(crate) fn is_near(&self, addr: SocketAddr) -> bool {
+        let table = self.read();
+        table.members.get(&canonical(addr)).and_then(|member| member.zone.as_deref()).unwrap_or_default() == self.inner.zone
+    }
+
+    /// A member says which zone it is in.
+    pub(crate) fn is_in(&self, addr: SocketAddr, zone: &str) {
+        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
+            member.zone = Some(zone.to_owned());
+        }
     }
 
     /// Adds those that are new, up to [`MAX_MEMBERS`].
@@ -107,7 +128,7 @@ impl Members {
             }
             let Some(id) = self.ids(addr).next() else { continue };
             let added = Instant::now();
-            table.members.insert(addr, Member { id, fixed, heard: None, added, failures: 0, rests_until: None });
+            table.members.insert(addr, Member { id, fixed, heard: None, added, failures: 0, rests_until: None, zone: None });
             for id in self.ids(addr) {
                 table.by_id.insert(id, addr);
             }
@@ -297,7 +318,7 @@ mod tests {
 
     fn members(me: u8, others: &[u8]) -> Members {
         let others: Vec<_> = others.iter().map(|n| addr(*n)).collect();
-        Members::new(addr(me), vec![ClusterSecret::new([1; 32], 0)], &others)
+        Members::new(addr(me), "", vec![ClusterSecret::new([1; 32], 0)], &others)
     }
 
     #[test]
@@ -350,7 +371,7 @@ mod tests {
     #[test]
     fn two_secrets_are_valid_during_a_rotation() {
         let secrets = vec![ClusterSecret::new([1; 32], 1), ClusterSecret::new([2; 32], 0)];
-        let members = Members::new(addr(1), secrets.clone(), &[addr(2)]);
+        let members = Members::new(addr(1), "", secrets.clone(), &[addr(2)]);
         for secret in &secrets {
             assert!(members.admit(secret.node_key(addr(2)).public(), None));
         }

@@ -1,9 +1,10 @@
 //! Whom to ask for which piece of one blob. A state machine: no I/O, no clock of its own, so that it can be tested and
 //! simulated; whoever drives it performs the requests and reports how they went.
 //!
-//! In order from the client's cursor, then what lies before it; two requests per peer, so many in all; the peer with the
-//! fewest open requests first, the faster one on a tie. A failed piece is never asked of the same peer again, which is
-//! why this ends.
+//! Every second request goes for the piece that the client needs next, the others for pieces that the fewest neighbours
+//! have: in order alone, everybody would have the same pieces and nothing to give. What all neighbours have is taken in
+//! order. A few requests for each peer; the one with the fewest open first, the faster one on a tie. Members in another
+//! zone are asked only for what this node is to import. A failed piece is never asked of the same peer again.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +14,16 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// Open requests to one peer.
-pub const PER_PEER: usize = 2;
 /// Open requests in all.
-pub const IN_ALL: usize = 16;
+pub const IN_ALL: usize = 30;
+/// Open requests to one peer when there are many.
+pub const PER_PEER: usize = 2;
+/// The same when there are few.
+const PER_PEER_OF_FEW: usize = 4;
+/// So many requests are shared out to few peers.
+const TO_FEW: usize = 8;
 /// A peer that failed so often is not asked again.
 const STRIKES: u32 = 3;
 /// No request is called stalled before this much silence.
@@ -51,14 +57,26 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Plan {
     cursor: u32,
+    /// Wanted, not here, not asked for and not leased.
     todo: FixedBitSet,
+    wanted: FixedBitSet,
+    leased: FixedBitSet,
+    /// What may be asked of members in other zones.
+    imports: FixedBitSet,
     peers: BTreeMap<SocketAddr, Peer>,
     open: BTreeMap<u32, Open>,
+    /// How many peers have each piece.
+    holders: Vec<u16>,
+    in_order: bool,
+    random: StdRng,
 }
 
 #[derive(Debug)]
 struct Peer {
     has: FixedBitSet,
+    /// Never asked of it again.
+    failed: FixedBitSet,
+    near: bool,
     open: usize,
     strikes: u32,
     /// Usual time of a piece; `None` before the first.
@@ -72,27 +90,66 @@ struct Open {
 }
 
 impl Plan {
-    /// A plan to get those pieces of `wanted` that are not in `held`, which has one bit per piece of the blob.
-    pub fn new(held: &FixedBitSet, wanted: Range<u32>) -> Self {
-        let mut todo = FixedBitSet::with_capacity(held.len());
+    /// A plan to get those pieces of `wanted` that are not in `held`, which has one bit per piece of the blob. `seed`
+    /// decides between equals.
+    pub fn new(held: &FixedBitSet, wanted: Range<u32>, seed: u64) -> Self {
+        let mut all = FixedBitSet::with_capacity(held.len());
         let end = (wanted.end as usize).min(held.len());
         let start = (wanted.start as usize).min(end);
-        todo.insert_range(start..end);
+        all.insert_range(start..end);
+        let mut todo = all.clone();
         todo.difference_with(held);
-        Self { cursor: wanted.start, todo, peers: BTreeMap::new(), open: BTreeMap::new() }
+        Self {
+            cursor: wanted.start,
+            todo,
+            wanted: all,
+            leased: FixedBitSet::with_capacity(held.len()),
+            imports: FixedBitSet::with_capacity(held.len()),
+            peers: BTreeMap::new(),
+            open: BTreeMap::new(),
+            holders: vec![0; held.len()],
+            in_order: false,
+            random: StdRng::seed_from_u64(seed),
+        }
     }
 
-    /// A peer and the pieces it says it has; more of them when it is already known.
-    pub fn add_peer(&mut self, peer: SocketAddr, has: &FixedBitSet) {
+    /// A peer and all pieces that it says it has now; `near` when it is in our zone.
+    pub fn set_peer(&mut self, peer: SocketAddr, has: &FixedBitSet, near: bool) {
         let size = self.todo.len();
         let known = self.peers.entry(peer).or_insert_with(|| Peer {
             has: FixedBitSet::with_capacity(size),
+            failed: FixedBitSet::with_capacity(size),
+            near,
             open: 0,
             strikes: 0,
             usual: None,
         });
-        known.has.union_with(has);
-        known.has.grow(size);
+        if known.strikes >= STRIKES {
+            return;
+        }
+        known.near = near;
+        let mut now = FixedBitSet::with_capacity(size);
+        now.union_with(has);
+        now.difference_with(&known.failed);
+        let changed: Vec<usize> = known.has.symmetric_difference(&now).filter(|index| *index < size).collect();
+        for index in changed {
+            let count = &mut self.holders[index];
+            *count = if now.contains(index) { count.saturating_add(1) } else { count.saturating_sub(1) };
+            known.has.set(index, now.contains(index));
+        }
+    }
+
+    /// The peer is gone; what is open with it ends by itself.
+    pub fn drop_peer(&mut self, peer: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.strikes = STRIKES;
+            peer.lose_all(&mut self.holders);
+        }
+    }
+
+    /// How many peers have anything.
+    pub fn neighbours(&self) -> usize {
+        self.peers.values().filter(|peer| peer.strikes < STRIKES).count()
     }
 
     /// The piece that the client reads now.
@@ -100,15 +157,74 @@ impl Plan {
         self.cursor = index;
     }
 
+    /// These come from the registry.
+    pub fn lease(&mut self, pieces: Range<u32>) {
+        for index in self.inside(pieces) {
+            self.leased.insert(index);
+            self.todo.remove(index);
+        }
+    }
+
+    /// The lease has ended, whatever it brought.
+    pub fn unlease(&mut self, pieces: Range<u32>) {
+        for index in self.inside(pieces) {
+            self.leased.remove(index);
+        }
+    }
+
+    /// These may be asked of members in other zones.
+    pub fn import(&mut self, pieces: Range<u32>) {
+        for index in self.inside(pieces) {
+            self.imports.insert(index);
+        }
+    }
+
+    /// What is here by now, from whomever: the rest is still to do.
+    pub fn settle(&mut self, held: &FixedBitSet) {
+        self.todo.clone_from(&self.wanted);
+        self.todo.difference_with(held);
+        self.todo.difference_with(&self.leased);
+        for index in self.open.keys() {
+            self.todo.remove(*index as usize);
+        }
+    }
+
+    /// Leased or imported, and not here yet.
+    pub fn fetching(&self, held: &FixedBitSet) -> FixedBitSet {
+        let mut fetching = self.leased.clone();
+        fetching.union_with(&self.imports);
+        fetching.difference_with(held);
+        fetching
+    }
+
+    /// How many leased pieces are still to come.
+    pub fn leased(&self, held: &FixedBitSet) -> usize {
+        self.leased.difference(held).count()
+    }
+
+    /// What is still to do and with no peer of this zone.
+    pub fn unseen(&self) -> FixedBitSet {
+        let mut unseen = self.todo.clone();
+        for peer in self.peers.values().filter(|peer| peer.near) {
+            unseen.difference_with(&peer.has);
+        }
+        unseen.difference_with(&self.imports);
+        unseen
+    }
+
     /// The next request to make; call until `None`, and again after each report.
     pub fn next(&mut self, now: Instant) -> Option<Ask> {
         if self.open.len() >= IN_ALL {
             return None;
         }
-        let mut ready: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.is_ready()).collect();
+        let usable = self.peers.values().filter(|peer| !peer.has.is_clear()).count();
+        let per_peer = (TO_FEW / usable.max(1)).clamp(PER_PEER, PER_PEER_OF_FEW);
+        let mut ready: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.is_ready(per_peer)).collect();
         ready.sort_by_key(|(_, peer)| (peer.open, peer.usual.unwrap_or_default()));
-        let (peer, index) = ready.into_iter().find_map(|(id, peer)| Some((*id, self.first(peer)?)))?;
+        let ready: Vec<SocketAddr> = ready.into_iter().map(|(addr, _)| *addr).collect();
+        let (peer, index) = ready.into_iter().find_map(|addr| Some((addr, self.pick(addr, usable)?)))?;
         let patience = self.patience();
+        self.in_order = !self.in_order;
         self.todo.remove(index as usize);
         self.open.insert(index, Open { peer, since: now });
         if let Some(peer) = self.peers.get_mut(&peer) {
@@ -120,6 +236,7 @@ impl Plan {
     /// The piece came.
     pub fn done(&mut self, index: u32, now: Instant) {
         let Some((open, peer)) = self.close(index) else { return };
+        self.imports.remove(index as usize);
         let took = now.saturating_duration_since(open);
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.usual = Some(peer.usual.map_or(took, |usual| (usual * 7 + took) / 8));
@@ -131,14 +248,19 @@ impl Plan {
         let Some((_, id)) = self.close(index) else { return };
         self.todo.insert(index as usize);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.has.remove(index as usize);
+        peer.failed.insert(index as usize);
+        if peer.has.contains(index as usize) {
+            peer.has.remove(index as usize);
+            self.holders[index as usize] = self.holders[index as usize].saturating_sub(1);
+        }
         peer.strikes += 1;
         if failure == Failure::Peer || peer.strikes >= STRIKES {
-            peer.has.clear();
+            peer.strikes = STRIKES;
+            peer.lose_all(&mut self.holders);
         }
     }
 
-    /// Somebody outside this plan brings the piece or has brought it.
+    /// Somebody outside this plan brings the piece; [`settle`](Self::settle) finds out whether it did.
     pub fn elsewhere(&mut self, index: u32) {
         self.close(index);
         if (index as usize) < self.todo.len() {
@@ -146,9 +268,15 @@ impl Plan {
         }
     }
 
+    /// Whether no request is open.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Whether nothing is open and nothing can be asked: all is done, or nobody has the rest.
     pub fn is_over(&self) -> bool {
-        self.open.is_empty() && !self.peers.values().any(|peer| self.first(peer).is_some())
+        let askable = |peer: &Peer| self.todo.ones().any(|index| peer.may_give(index, &self.imports));
+        self.open.is_empty() && !self.peers.values().any(askable)
     }
 
     /// Pieces that nobody was found for, so far.
@@ -156,16 +284,35 @@ impl Plan {
         self.todo.ones().map(|index| index as u32).collect()
     }
 
-    fn first(&self, peer: &Peer) -> Option<u32> {
-        let wanted = |index: &usize| peer.has.contains(*index);
-        let mut at = None;
-        for index in self.todo.ones().filter(wanted) {
+    fn pick(&mut self, addr: SocketAddr, usable: usize) -> Option<u32> {
+        let Self { peers, todo, imports, holders, random, .. } = self;
+        let peer = peers.get(&addr)?;
+        let (mut first, mut before, mut rarest, mut ties) = (None, None, None, 0);
+        for index in todo.ones().filter(|index| peer.may_give(*index, imports)) {
             if index >= self.cursor as usize {
-                return Some(index as u32);
+                first = first.or(Some(index));
+                if self.in_order {
+                    return Some(index as u32);
+                }
+            } else {
+                before = before.or(Some(index));
             }
-            at.get_or_insert(index as u32);
+            let holders = usize::from(holders[index]);
+            if holders >= usable {
+                continue;
+            }
+            match rarest {
+                Some((least, _)) if holders > least => {}
+                Some((least, _)) if holders == least => {
+                    ties += 1;
+                    if random.random_range(0..=ties) == 0 {
+                        rarest = Some((holders, index));
+                    }
+                }
+                _ => (rarest, ties) = (Some((holders, index)), 0),
+            }
         }
-        at
+        rarest.map(|(_, index)| index).or(first).or(before).map(|index| index as u32)
     }
 
     fn close(&mut self, index: u32) -> Option<(Instant, SocketAddr)> {
@@ -176,6 +323,11 @@ impl Plan {
         Some((open.since, open.peer))
     }
 
+    fn inside(&self, pieces: Range<u32>) -> Range<usize> {
+        let end = (pieces.end as usize).min(self.todo.len());
+        (pieces.start as usize).min(end)..end
+    }
+
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
     fn patience(&self) -> Duration {
         let usual = self.peers.values().filter_map(|peer| peer.usual).max().unwrap_or_default();
@@ -184,8 +336,19 @@ impl Plan {
 }
 
 impl Peer {
-    fn is_ready(&self) -> bool {
-        self.open < PER_PEER && !self.has.is_clear()
+    fn is_ready(&self, per_peer: usize) -> bool {
+        self.open < per_peer && !self.has.is_clear()
+    }
+
+    fn may_give(&self, index: usize, imports: &FixedBitSet) -> bool {
+        self.has.contains(index) && (self.near || imports.contains(index))
+    }
+
+    fn lose_all(&mut self, holders: &mut [u16]) {
+        for index in self.has.ones() {
+            holders[index] = holders[index].saturating_sub(1);
+        }
+        self.has.clear();
     }
 }
 
@@ -207,26 +370,69 @@ mod tests {
         set
     }
 
+    fn asked(plan: &mut Plan, now: Instant) -> Vec<Ask> {
+        std::iter::from_fn(|| plan.next(now)).collect()
+    }
+
     #[test]
-    fn in_order_from_the_cursor_and_two_for_each_peer() {
+    fn what_everybody_has_is_taken_in_order_from_the_cursor() {
         let now = Instant::now();
-        let mut plan = Plan::new(&set(10, [5]), 0..u32::MAX);
-        plan.add_peer(peer(0), &set(10, 0..10));
-        plan.add_peer(peer(1), &set(10, [9]));
+        let mut plan = Plan::new(&set(10, [5]), 0..u32::MAX, 1);
+        for n in 0..2 {
+            plan.set_peer(peer(n), &set(10, 0..10), true);
+        }
         plan.set_cursor(4);
-        let asked: Vec<_> = std::iter::from_fn(|| plan.next(now)).map(|ask| (ask.peer, ask.index)).collect();
-        let of = |n| asked.iter().filter(|(id, _)| *id == peer(n)).map(|(_, index)| *index).collect::<Vec<_>>();
-        assert_eq!(of(0), [4, 6]);
-        assert_eq!(of(1), [9]);
+        let mut indices: Vec<_> = asked(&mut plan, now).iter().map(|ask| ask.index).collect();
+        assert_eq!(indices, [4, 6, 7, 8, 9, 0, 1, 2], "four for each of two");
         plan.done(4, now);
-        assert_eq!(plan.next(now).map(|ask| ask.index), Some(7));
+        indices = asked(&mut plan, now).iter().map(|ask| ask.index).collect();
+        assert_eq!(indices, [3]);
+    }
+
+    #[test]
+    fn every_second_request_is_for_the_rarest() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&set(100, []), 0..100, 1);
+        plan.set_peer(peer(0), &set(100, 0..100), true);
+        for n in 1..5 {
+            plan.set_peer(peer(n), &set(100, (0..100).filter(|index| *index != 70 && *index != 71)), true);
+        }
+        let of_first: Vec<_> = asked(&mut plan, now).iter().filter(|ask| ask.peer == peer(0)).map(|ask| ask.index).collect();
+        assert!(of_first.iter().any(|index| [70, 71].contains(index)), "{of_first:?}");
+        assert_eq!(of_first.len(), PER_PEER);
+    }
+
+    #[test]
+    fn another_zone_is_asked_only_for_imports_and_its_pieces_are_unseen() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&set(10, []), 0..10, 1);
+        plan.set_peer(peer(0), &set(10, 0..10), false);
+        plan.set_peer(peer(1), &set(10, [9]), true);
+        assert_eq!(asked(&mut plan, now).iter().map(|ask| (ask.peer, ask.index)).collect::<Vec<_>>(), [(peer(1), 9)]);
+        assert_eq!(plan.unseen().ones().collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+        plan.import(3..5);
+        assert_eq!(asked(&mut plan, now).iter().map(|ask| ask.index).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(plan.fetching(&set(10, [])).ones().collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_leased_is_asked_of_nobody_until_the_lease_ends() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&set(4, []), 0..4, 1);
+        plan.lease(0..3);
+        plan.set_peer(peer(0), &set(4, 0..4), true);
+        assert_eq!(asked(&mut plan, now).iter().map(|ask| ask.index).collect::<Vec<_>>(), [3]);
+        assert_eq!(plan.leased(&set(4, [0])), 2);
+        plan.unlease(0..3);
+        plan.settle(&set(4, [0]));
+        assert_eq!(asked(&mut plan, now).iter().map(|ask| ask.index).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
     fn patience_follows_the_usual_time_of_a_piece() {
         let now = Instant::now();
-        let mut plan = Plan::new(&set(10, []), 0..10);
-        plan.add_peer(peer(0), &set(10, 0..10));
+        let mut plan = Plan::new(&set(10, []), 0..10, 1);
+        plan.set_peer(peer(0), &set(10, 0..10), true);
         let ask = plan.next(now).unwrap();
         assert_eq!(ask.patience, MIN_PATIENCE);
         plan.done(ask.index, now + Duration::from_secs(2));
@@ -258,10 +464,10 @@ mod tests {
             let now = Instant::now();
             let held = set(count, (0..count).filter(|index| held[*index]));
             let maps: Vec<_> = maps.iter().map(|map| set(count, (0..count).filter(|index| map[*index]))).collect();
-            let mut plan = Plan::new(&held, wanted.0..wanted.1);
+            let mut plan = Plan::new(&held, wanted.0..wanted.1, 1);
             plan.set_cursor(cursor);
             for (n, map) in maps.iter().enumerate() {
-                plan.add_peer(peer(n as u8), map);
+                plan.set_peer(peer(n as u8), map, true);
             }
             let mut open: Vec<Ask> = Vec::new();
             let mut asked = HashSet::new();
@@ -280,7 +486,7 @@ mod tests {
                     prop_assert!(asked.insert((ask.peer, ask.index)), "asked twice");
                     open.push(ask);
                     prop_assert!(open.len() <= IN_ALL);
-                    prop_assert!(open.iter().filter(|other| other.peer == ask.peer).count() <= PER_PEER);
+                    prop_assert!(open.iter().filter(|other| other.peer == ask.peer).count() <= PER_PEER_OF_FEW);
                 }
                 prop_assert!(!open.is_empty(), "idle but not over");
                 let ask = open.remove(steps % open.len());
@@ -300,9 +506,9 @@ mod tests {
         #[test]
         fn it_finishes_while_one_good_source_remains(count in 1..60usize, bad in 0..8u8, order in any::<u64>()) {
             let now = Instant::now();
-            let mut plan = Plan::new(&set(count, []), 0..count as u32);
+            let mut plan = Plan::new(&set(count, []), 0..count as u32, 1);
             for n in 0..=bad {
-                plan.add_peer(peer(n), &set(count, 0..count));
+                plan.set_peer(peer(n), &set(count, 0..count), true);
             }
             let mut open = Vec::new();
             while !plan.is_over() {

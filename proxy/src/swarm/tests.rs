@@ -2,13 +2,19 @@
 
 mod fake;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    ops::Range,
+    sync::Mutex,
+    time::Duration,
+};
 
+use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 
 use self::fake::{Fake, Trick};
 use super::*;
-use crate::store::{self, Provenance, StoreError};
+use crate::store::{self, Partial, Provenance, StoreError};
 
 const MIB: u64 = 1 << 20;
 
@@ -70,7 +76,7 @@ impl Node {
 
     async fn fetch(&self, located: &Located, digest: Digest) -> (Arc<Partial>, Fetched) {
         let partial = self.store.begin(&digest, located.size).unwrap();
-        let fetch = self.swarm.fetch(&partial, located, 0..u32::MAX);
+        let fetch = self.swarm.fetch(located, wish(&partial));
         let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.expect("a fetch always ends");
         (partial, fetched)
     }
@@ -88,8 +94,14 @@ impl Node {
     }
 }
 
+/// All of it, without a registry.
+fn wish(partial: &Arc<Partial>) -> Wish {
+    let registry = Arc::new(|_, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
+    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+}
+
 fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
-    Config { listen, advertise: None, secrets: vec![secret(secret_)], members: members.to_vec() }
+    Config { listen, advertise: None, secrets: vec![secret(secret_)], zone: String::new(), members: members.to_vec() }
 }
 
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
@@ -170,7 +182,7 @@ async fn strangers_are_turned_away_before_they_can_ask() {
     // One that dials the right identity with a key of its own: it sees why, and gets nothing.
     let key = SecretKey::from_bytes(&[9; 32]);
     let at = endpoint::settle(loopback()).unwrap();
-    let open = Members::new(at, vec![secret(1)], &[a.addr()]);
+    let open = Members::new(at, "", vec![secret(1)], &[a.addr()]);
     let endpoint = endpoint::bind(at, key, &open).await.unwrap();
     let connection = endpoint.connect(open.dial(a.addr()).unwrap(), frame::ALPN).await.unwrap();
     let closed = connection.closed().await.to_string();
@@ -220,9 +232,9 @@ async fn tricked(trick: Trick, blame: Blame) {
     let provider = Provider { addr: fake.addr, complete: true };
     let (partial, fetched) = b.fetch(&located(MIB + 1, &[provider]), digest).await;
     assert_eq!(fetched.faults, [PeerFault { peer: fake.addr, blame }], "{trick:?}");
-    assert!(!fetched.missing.is_empty());
-    let (_, fetched) = b.fetch(&located(MIB + 1, &[provider, good.provider()]), digest).await;
+    // The owner names one that has it and does not lie.
     assert!(fetched.missing.is_empty(), "{trick:?}: {fetched:?}");
+    assert!(fetched.bytes.iter().any(|(addr, _)| *addr == good.addr()), "{trick:?}: {fetched:?}");
     assert!(partial.verified().await.is_ok());
 }
 
@@ -297,7 +309,7 @@ async fn another_size_than_the_registrys_is_nobodys_blob() {
     let b = Node::start(&[a.addr()]).await;
     let digest = a.put(&content(7, MIB)).await;
     let partial = b.store.begin(&digest, MIB - 1).unwrap();
-    let fetched = b.swarm.fetch(&partial, &located(MIB, &[a.provider()]), 0..u32::MAX).await;
+    let fetched = b.swarm.fetch(&located(MIB, &[a.provider()]), wish(&partial)).await;
     assert_eq!((fetched.missing.len(), fetched.bytes.len()), (4, 0));
 }
 
@@ -366,7 +378,7 @@ async fn a_full_or_broken_store_ends_the_fetch_and_blames_nobody() {
     let found = b.locate(digest).await;
     let partial = b.store.begin(&digest, MIB).unwrap();
     b.store.discard(&digest).unwrap();
-    let fetched = b.swarm.fetch(&partial, &found, 0..u32::MAX).await;
+    let fetched = b.swarm.fetch(&found, wish(&partial)).await;
     assert!(matches!(fetched.failed, Some(StoreError::Discarded(_))));
     assert_eq!((fetched.faults.len(), fetched.missing.len()), (0, 4));
 }
@@ -389,7 +401,63 @@ async fn alone_everything_is_missing() {
     let digest = Digest::of(b"x");
     assert_eq!(swarm.locate(&digest).await, None);
     let partial = store.begin(&digest, 1).unwrap();
-    assert_eq!(swarm.fetch(&partial, &located(1, &[]), 0..1).await.missing, [0]);
+    assert_eq!(swarm.fetch(&located(1, &[]), wish(&partial)).await.missing, [0]);
     assert!(swarm.seal(digest, 1, 0, [0; 32]).verify().is_ok());
     swarm.close().await;
+}
+
+/// A registry that gives ranges of `bytes` to `node`, one piece after the other, and counts what it gave.
+fn registry(node: &Node, bytes: &Arc<Vec<u8>>, partial: &Arc<Partial>, given: &Arc<Mutex<Vec<u32>>>) -> Wish {
+    let (swarm, bytes, taken, given) = (node.swarm.clone(), bytes.clone(), partial.clone(), given.clone());
+    let registry = Arc::new(move |run: Range<u32>, _| -> BoxFuture<'static, Result<(), Declined>> {
+        let (swarm, bytes, partial, given) = (swarm.clone(), bytes.clone(), taken.clone(), given.clone());
+        Box::pin(async move {
+            for index in run {
+                // Slow enough that others have something to ask for.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                given.lock().unwrap().push(index);
+                let range = partial.layout().range(index);
+                let Ok(mut writer) = partial.writer(index) else { continue };
+                writer.write(&bytes[range.start as usize..range.end as usize]).unwrap();
+                let statement = swarm.seal(partial.digest(), bytes.len() as u64, index, writer.blake3());
+                writer.finish(&statement).unwrap();
+            }
+            Ok(())
+        })
+    });
+    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_crowd_takes_each_piece_from_the_registry_once() {
+    let first = Node::start(&[]).await;
+    let mut nodes = vec![first];
+    for _ in 0..5 {
+        nodes.push(Node::start(&[nodes[0].addr()]).await);
+    }
+    for node in &nodes {
+        for other in nodes.iter().filter(|other| other.addr() != node.addr()) {
+            node.knows(other.addr()).await;
+        }
+    }
+    let bytes = Arc::new(content(14, 10 * MIB));
+    let (digest, given) = (Digest::of(&bytes), Arc::<Mutex<Vec<u32>>>::default());
+    let nowhere = Located::nowhere(bytes.len() as u64);
+    let fetches = nodes.iter().map(|node| {
+        let partial = node.store.begin(&digest, bytes.len() as u64).unwrap();
+        let wish = registry(node, &bytes, &partial, &given);
+        let nowhere = nowhere.clone();
+        async move {
+            let fetched = tokio::time::timeout(Duration::from_secs(30), node.swarm.fetch(&nowhere, wish)).await.unwrap();
+            partial.stored().await.unwrap();
+            fetched
+        }
+    });
+    let fetched = join_all(fetches).await;
+    assert!(fetched.iter().all(|fetched| fetched.missing.is_empty() && fetched.faults.is_empty()), "{fetched:?}");
+    let mut given = given.lock().unwrap().clone();
+    given.sort_unstable();
+    assert_eq!(given, (0..40).collect::<Vec<_>>());
+    let from_peers: u64 = fetched.iter().flat_map(|fetched| &fetched.bytes).map(|(_, bytes)| bytes).sum();
+    assert_eq!(from_peers, 5 * 10 * MIB);
 }

@@ -9,8 +9,14 @@ use std::{
 
 use rand::seq::IteratorRandom;
 
-use super::frame::{Announce, MAX_PROVIDERS, MAX_TOLD, Record};
-use crate::{oci::digest::Digest, store::Provenance};
+use super::{
+    crowd::Crowd,
+    frame::{Announce, Join, Joined, MAX_PROVIDERS, MAX_TOLD, Record},
+};
+use crate::{
+    oci::digest::Digest,
+    store::{Provenance, piece::Layout},
+};
 
 /// How long an announcement counts.
 pub(crate) const TTL: Duration = Duration::from_secs(30 * 60);
@@ -19,11 +25,17 @@ const MAX_HOLDERS: usize = 256;
 /// The most announcements remembered, of all blobs.
 const MAX_FACTS: usize = 1 << 20;
 
+/// With fewer neighbours than this, some that have the whole are named too.
+const FEW: usize = 4;
+/// The most members remembered in all crowds.
+const MAX_CROWDED: usize = 1 << 16;
+
 /// The books of an owner.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
     blobs: HashMap<Digest, Known>,
     facts: usize,
+    crowds: HashMap<Digest, Crowd>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +93,30 @@ impl Tracker {
         let mut providers = pick(true, MAX_PROVIDERS);
         providers.extend(pick(false, MAX_PROVIDERS - providers.len()));
         Some(Record { size, providers, provenance: known.provenance.clone() })
+    }
+
+    /// What one of a crowd may do now; `epoch` is our own. `None` when it may not be in it: it speaks of another size than
+    /// the others, or there are too many.
+    pub(crate) fn join(&mut self, from: SocketAddr, join: &Join, epoch: u64, now: Instant) -> Option<Joined> {
+        let layout = Layout::new(join.size).ok()?;
+        self.crowds.retain(|_, crowd| !crowd.is_over(now));
+        let crowded: usize = self.crowds.values().map(Crowd::len).sum();
+        if crowded >= MAX_CROWDED {
+            return None;
+        }
+        let followed = join.owner != 0 && join.owner != epoch;
+        let crowd = self.crowds.entry(join.blob).or_insert_with(|| Crowd::new(layout, rand::random(), followed, now));
+        let mut joined = crowd.join(from, join, epoch, now)?;
+        if usize::from(join.neighbours) + joined.neighbours.len() < FEW
+            && let Some(record) = self.find(&join.blob, from, now)
+            && record.size == join.size
+        {
+            let known = |addr: &SocketAddr| joined.neighbours.contains(addr);
+            let whole = record.providers.into_iter().filter(|(addr, complete)| *complete && !known(addr));
+            let whole: Vec<_> = whole.map(|(addr, _)| addr).take(FEW - joined.neighbours.len()).collect();
+            joined.neighbours.extend(whole);
+        }
+        Some(joined)
     }
 
     /// How many announcements are remembered.

@@ -29,6 +29,8 @@ const CHUNK: usize = 128 << 10;
 const CHUNKS: usize = 64;
 /// Batches of them that wait for the disk; with the stream's window this bounds what one piece takes in memory.
 const BATCHES: usize = 4;
+/// How long a peer that is watched may have nothing new; then the watch is not worth its stream.
+const QUIET: Duration = Duration::from_secs(600);
 /// A peer slower than this, in bytes per second, is no help and gets none.
 pub(super) const SLOWEST: u64 = 128 << 10;
 
@@ -89,12 +91,31 @@ impl From<ReadError> for GetError {
     }
 }
 
-/// Which pieces `peer` has of a blob; an empty set when none.
-pub(crate) async fn map(pool: &Pool, peer: SocketAddr, blob: Digest, layout: Layout) -> Result<FixedBitSet, GetError> {
-    match pool.ask(peer, &Request::Map(blob)).await? {
-        Answer::Map(Some(pieces)) if pieces.size == layout.size() => pieces.to_set().ok_or(GetError::Lied),
-        Answer::Map(_) => Ok(FixedBitSet::with_capacity(layout.count() as usize)),
-        _ => Err(GetError::Lied),
+/// Tells `has` which pieces `peer` has of a blob, and again whenever it has more, until it has all, `has` says no more, or
+/// it has nothing of it.
+pub(crate) async fn follow<F: Future<Output = bool>>(
+    pool: &Pool,
+    peer: SocketAddr,
+    blob: Digest,
+    layout: Layout,
+    has: impl Fn(FixedBitSet) -> F,
+) -> Result<(), GetError> {
+    let mut reply = pool.open(peer, &Request::Watch(blob)).await?;
+    let mut patience = frame::FRAME_DEADLINE;
+    loop {
+        let pieces = match frame::receive(&mut reply.stream, patience).await {
+            Ok(Answer::Map(Some(pieces))) if pieces.size == layout.size() => pieces.to_set().ok_or(GetError::Lied)?,
+            Ok(Answer::Map(_)) => FixedBitSet::with_capacity(layout.count() as usize),
+            Ok(_) => return Err(GetError::Lied),
+            // It said all that it will say.
+            Err(FrameError::Read(ReadExactError::FinishedEarly(0))) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if !has(pieces).await {
+            return Ok(());
+        }
+        // A peer that dies is noticed by its connection.
+        patience = QUIET;
     }
 }
 

@@ -43,7 +43,7 @@ impl Fake {
     /// Introduces itself to `to` and then serves pieces of `bytes`, or not.
     pub(super) async fn start(to: SocketAddr, trick: Trick, bytes: Vec<u8>) -> Self {
         let addr = endpoint::settle(loopback()).unwrap();
-        let members = Members::new(addr, vec![secret(1)], &[to]);
+        let members = Members::new(addr, "", vec![secret(1)], &[to]);
         let endpoint = endpoint::bind(addr, secret(1).node_key(addr), &members).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(endpoint.clone(), addr, trick, bytes));
@@ -56,7 +56,7 @@ impl Fake {
 }
 
 fn hello(addr: SocketAddr) -> Hello {
-    Hello { advertised: addr, boot: 1, members: vec![] }
+    Hello { advertised: addr, boot: 1, members: vec![], zone: String::new() }
 }
 
 async fn serve(endpoint: Endpoint, addr: SocketAddr, trick: Trick, bytes: Vec<u8>) {
@@ -87,7 +87,8 @@ async fn stream(
         Request::Hello(_) => return answer(send, &Answer::Hello(hello(addr))).await,
         Request::Announce(_) => return answer(send, &Answer::Noted(1)).await,
         Request::Query(_) => return answer(send, &Answer::Located(None)).await,
-        Request::Map(_) => return answer(send, &Answer::Map(None)).await,
+        Request::Watch(_) => return answer(send, &Answer::Map(None)).await,
+        Request::Join(_) => return answer(send, &Answer::Joined(None)).await,
     };
     assert_eq!(blob, Digest::of(&bytes));
     let layout = Layout::new(bytes.len() as u64).unwrap();
