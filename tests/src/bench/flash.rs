@@ -11,12 +11,14 @@ mod image;
 mod mirror;
 mod rate;
 mod round;
+mod runtime;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use self::case::Case;
 use self::rate::Rate;
 use self::round::Scene;
+use self::runtime::{Clients, Runtime};
 use super::report::Report;
 use crate::fleet::{Daemon, Fleet};
 
@@ -38,6 +40,9 @@ pub struct Options {
     /// Size of the image.
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u64).range(3..))]
     image_mib: u64,
+    /// Who pulls through waylay. From the registry and the mirror the built-in client does.
+    #[arg(long, default_value = "client")]
+    runtime: Runtime,
     /// How often all is done; of each figure the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -52,14 +57,25 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     setup.nodes = options.nodes.unwrap_or(setup.nodes);
     setup.rate = options.rate.unwrap_or(setup.rate);
     setup.registry_rate = options.registry_rate.unwrap_or(setup.registry_rate);
+    // containerd itself would have to die with the node, and come back for the next round.
+    ensure!(
+        setup.killed == 0 || options.runtime != Runtime::Cri,
+        "a client that is killed is a process of its own: client or ctr"
+    );
+    ensure!(setup.killed < usize::from(setup.nodes), "somebody must survive");
     eprintln!("starting a registry at {}, and waylay on {} nodes at {}", setup.registry_rate, setup.nodes, setup.rate);
     // The last node is the mirror.
-    let fleet = Fleet::of(setup.nodes + 1).links(&setup.rate.to_string()).start().await?;
+    let mut fleet = Fleet::of(setup.nodes + 1).links(&setup.rate.to_string());
+    if let Some(rate) = setup.between {
+        fleet = fleet.far(setup.nodes / 2 + 1..=setup.nodes, &rate.to_string());
+    }
+    let fleet = fleet.start().await?;
     fleet.registry().node().link().shape(&setup.registry_rate.to_string())?;
     let (nodes, mirror) = fleet.nodes().split_at(setup.nodes.into());
     let mirror = mirror.first().filter(|_| !options.skip_baselines);
     let mut daemons = Daemon::on_all(nodes).await?;
-    let scene = Scene { fleet: &fleet, nodes, mirror, setup, image_mib: options.image_mib };
+    let clients = Clients::start(options.runtime, fleet.registry(), nodes, &daemons).await?;
+    let scene = Scene { fleet: &fleet, nodes, mirror, clients, setup, image_mib: options.image_mib };
     let mut rounds = Vec::new();
     for number in 1..=options.rounds.into() {
         let round = Box::pin(scene.round(&daemons, number)).await?;
@@ -75,5 +91,6 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             daemons[n].restart().await?;
         }
     }
-    Ok(figures::report(case, &setup, &rounds))
+    fleet.passed()?;
+    Ok(figures::report(case, options.runtime, &setup, &rounds))
 }

@@ -18,10 +18,10 @@ pub(super) struct Pace {
 }
 
 /// What became of a client that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Pulled {
-    /// It has everything.
-    Whole,
+    /// It has everything, and was busy for so long after its last byte came: it unpacked.
+    Whole(Duration),
     /// It was killed, as the case wants it.
     Killed,
 }
@@ -38,6 +38,7 @@ pub(super) struct Crowd {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
     pub(super) started: f64,
+    pub(super) fetched: f64,
     pub(super) ended: f64,
 }
 
@@ -50,14 +51,15 @@ impl Crowd {
             let started = begun.elapsed().as_secs_f64();
             let pulled = timeout(pace.limit, pull(n, begun)).await;
             let ended = begun.elapsed().as_secs_f64();
-            let pulled = pulled.unwrap_or_else(|_| Err(anyhow!("not within {:?}", pace.limit)))?;
-            Ok((pulled, Ended { started, ended }))
+            Ok(match pulled.unwrap_or_else(|_| Err(anyhow!("not within {:?}", pace.limit)))? {
+                Pulled::Whole(busy) => Some(Ended { started, fetched: ended - busy.as_secs_f64(), ended }),
+                Pulled::Killed => None,
+            })
         };
         let mut crowd = Self { whole: Vec::new(), failed: 0 };
         for (n, ended) in join_all((0..count).map(one)).await.into_iter().enumerate() {
             match ended {
-                Ok((Pulled::Whole, ended)) => crowd.whole.push(ended),
-                Ok((Pulled::Killed, _)) => {}
+                Ok(ended) => crowd.whole.extend(ended),
                 Err::<_, anyhow::Error>(error) => {
                     eprintln!("node{} failed: {error:#}", n + 1);
                     crowd.failed += 1;
@@ -69,7 +71,12 @@ impl Crowd {
 
     /// When the last one had everything. Infinite when one failed: such a crowd never ends.
     pub(super) fn last(&self) -> f64 {
-        if self.failed > 0 { f64::INFINITY } else { self.whole.iter().map(|one| one.ended).fold(0.0, f64::max) }
+        self.last_of(|one| one.ended)
+    }
+
+    /// When the last one had every byte, unpacked or not.
+    pub(super) fn last_fetched(&self) -> f64 {
+        self.last_of(|one| one.fetched)
     }
 
     /// When half of those that ended had everything.
@@ -82,6 +89,10 @@ impl Crowd {
         let last = self.whole.iter().max_by(|a, b| a.started.total_cmp(&b.started));
         last.map_or(f64::INFINITY, |one| one.ended - one.started)
     }
+
+    fn last_of(&self, time: fn(&Ended) -> f64) -> f64 {
+        if self.failed > 0 { f64::INFINITY } else { self.whole.iter().map(time).fold(0.0, f64::max) }
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +103,7 @@ mod tests {
     async fn a_crowd_with_a_failure_never_ends() {
         let pace = Pace { apart: Duration::ZERO, limit: Duration::from_secs(9) };
         let crowd = Crowd::gather(3, pace, async |n, _| match n {
-            0 => Ok(Pulled::Whole),
+            0 => Ok(Pulled::Whole(Duration::ZERO)),
             1 => Ok(Pulled::Killed),
             _ => Err(anyhow!("refused")),
         })
@@ -106,7 +117,7 @@ mod tests {
         let pace = Pace { apart: Duration::from_millis(30), limit: Duration::from_secs(9) };
         let crowd = Crowd::gather(2, pace, async |_, _| {
             sleep(Duration::from_millis(20)).await;
-            Ok(Pulled::Whole)
+            Ok(Pulled::Whole(Duration::ZERO))
         })
         .await;
         assert!(crowd.last() >= 0.05, "{crowd:?}");

@@ -32,6 +32,8 @@ pub(super) struct Image {
     tag: String,
     /// Of configuration and layers: what a registry's log counts as blobs.
     pub(super) bytes: u64,
+    /// Configuration and layers by their sha256.
+    pub(super) blobs: Vec<String>,
 }
 
 impl Image {
@@ -56,7 +58,9 @@ impl Image {
         let (hex, _) = bench.written(MANIFEST, &manifest)?;
         bench.shelve(&hex, Repository::manifest)?;
         bench.shelf.tag(tag, &hex)?;
-        Ok(Self { tag: tag.to_owned(), bytes })
+        let digests = [&config].into_iter().chain(&layers).filter_map(|blob| blob["digest"].as_str());
+        let blobs = digests.map(|digest| digest.trim_start_matches("sha256:").to_owned()).collect();
+        Ok(Self { tag: tag.to_owned(), bytes, blobs })
     }
 
     /// Its repository and tag.

@@ -3,15 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use super::case::Setup;
 use super::crowd::{Crowd, Pace, Pulled};
 use super::image::Image;
 use super::mirror::Mirror;
-use crate::bench::client::{self, As, Fetched, Task};
+use super::runtime::{Clients, built_in};
+use crate::bench::client::As;
 use crate::bench::measure::{Idle, cpu, resident};
+use crate::fleet::network::Link;
 use crate::fleet::{Daemon, Fleet, Node};
 use crate::wait::eventually;
 
@@ -25,6 +28,8 @@ pub(super) struct Scene<'a> {
     pub(super) nodes: &'a [Node],
     /// The one that is a mirror when its turn comes; `None` leaves out what waylay is compared with.
     pub(super) mirror: Option<&'a Node>,
+    /// Those that pull through waylay; from the registry and the mirror the built-in client does.
+    pub(super) clients: Clients<'a>,
     pub(super) setup: Setup,
     pub(super) image_mib: u64,
 }
@@ -37,10 +42,14 @@ pub(super) struct Round {
     pub(super) waylay: Crowd,
     /// Bytes of blobs in the registry's log while waylay's crowd pulled.
     pub(super) egress: u64,
-    /// What the registry's wire carried meanwhile, headers, manifests and requests sent again included.
+    /// What left the registry's wire meanwhile, all headers, manifests and packets sent again included.
     pub(super) egress_on_wire: u64,
+    /// Bytes on the wire between the zones, both ways, with all headers; `None` when there is no such wire.
+    pub(super) crossed: Option<u64>,
     /// The share of the processors that nobody used until the last client ended.
     pub(super) idle: f64,
+    /// The share that others had meanwhile who would have stepped back for the crowd.
+    pub(super) yielding: f64,
     /// Processor time of all daemons, in seconds.
     pub(super) cpu: f64,
     /// The most memory that any daemon has had since it started.
@@ -62,10 +71,11 @@ impl Scene<'_> {
         }
         let registry = self.fleet.registry();
         self.silence(limit).await?;
-        let (logged, carried) = (registry.blob_bytes()?, registry.node().traffic()?);
+        let (logged, carried) = (registry.blob_bytes()?, registry.node().link().carried()?);
+        let crossed = self.crossed()?;
         let (spent, idle) = (spent(daemons)?, Idle::begin()?);
         let waylay = self.through(daemons, pace, &image, number).await?;
-        let idle = idle.share()?;
+        let (idle, yielding) = (idle.share()?, idle.yielding()?);
         // A request that was given up or still runs is in the log only when it has ended.
         self.silence(limit).await?;
         let peaks = daemons.iter().filter_map(|daemon| resident(daemon.process().pid()).ok()).map(|(_, most)| most);
@@ -75,8 +85,10 @@ impl Scene<'_> {
             mirror,
             waylay,
             egress: registry.blob_bytes()? - logged,
-            egress_on_wire: registry.node().traffic()?.since(carried).sent,
+            egress_on_wire: registry.node().link().carried()?.since(carried).sent,
+            crossed: self.crossed()?.zip(crossed).map(|(now, before)| now - before),
             idle,
+            yielding,
             cpu: self::spent(daemons)? - spent,
             peak_rss_mib: peaks.fold(0.0, f64::max),
         })
@@ -85,26 +97,28 @@ impl Scene<'_> {
     /// All nodes pull from `at`, with clients that nobody intercepts.
     async fn strangers(&self, pace: Pace, at: &str, image: &Image) -> Result<Crowd> {
         self.silence(pace.limit).await?;
-        let pull = async |n: usize, _| pull(&self.nodes[n], As::Stranger, at, image).await;
+        let pull = async |n: usize, _| {
+            built_in(&self.nodes[n], As::Stranger, at, image).await?;
+            Ok(Pulled::Whole(Duration::ZERO))
+        };
         Ok(Crowd::gather(self.nodes.len(), pace, pull).await)
     }
 
     /// All nodes pull through their daemons; some are killed with their clients at half of the bound.
     async fn through(&self, daemons: &[Daemon], pace: Pace, image: &Image, number: usize) -> Result<Crowd> {
-        let at = self.fleet.registry().name();
         let half = Duration::from_secs_f64(self.setup.bound(image.bytes) / 2.0);
         let doomed = self.doomed(number);
         let pull = async |n: usize, begun: Instant| {
             let trust = daemons[n].trust_dir();
-            let pull = pull(&self.nodes[n], As::Runtime(&trust), &at, image);
+            let pull = self.clients.pull(n, &self.nodes[n], &trust, image);
             if !doomed.contains(&n) {
-                return pull.await;
+                return pull.await.map(Pulled::Whole);
             }
             // The client dies with its future.
             match timeout((begun + half).saturating_duration_since(Instant::now()), pull).await {
-                Ok(pulled) => pulled,
+                Ok(pulled) => pulled.map(Pulled::Whole),
                 Err(_) => {
-                    daemons[n].process().signal(nix::sys::signal::Signal::SIGKILL)?;
+                    daemons[n].process().signal(Signal::SIGKILL)?;
                     Ok(Pulled::Killed)
                 }
             }
@@ -118,26 +132,23 @@ impl Scene<'_> {
         (first..first + self.setup.killed).map(|n| n % self.nodes.len()).collect()
     }
 
+    /// What the wire between the zones has carried so far.
+    fn crossed(&self) -> Result<Option<u64>> {
+        let carried = self.fleet.between().map(Link::carried).transpose()?;
+        Ok(carried.map(|both| both.received + both.sent))
+    }
+
     /// Waits until nothing leaves the registry any more.
     async fn silence(&self, limit: Duration) -> Result<()> {
         let (mut before, mut looks) = (0, 0);
         eventually("the registry to fall silent", limit, async || {
-            let sent = self.fleet.registry().node().traffic()?.sent;
+            let sent = self.fleet.registry().node().link().carried()?.sent;
             looks = if sent == before { looks + 1 } else { 0 };
             before = sent;
             Ok((looks >= SILENT_LOOKS).then_some(()))
         })
         .await
     }
-}
-
-/// One pull by the built-in client.
-async fn pull(node: &Node, who: As<'_>, at: &str, image: &Image) -> Result<Pulled> {
-    let (repository, tag) = image.name();
-    let task = Task::Pull { at: at.to_owned(), repository: repository.to_owned(), tag: tag.to_owned() };
-    let fetched: Fetched = client::on(node, who, task).await?;
-    ensure!(fetched.bytes == image.bytes, "a client got {} bytes of {}", fetched.bytes, image.bytes);
-    Ok(Pulled::Whole)
 }
 
 /// Processor time of all daemons so far, in seconds. One that was killed still tells it until it is started again.
