@@ -5,6 +5,7 @@
 
 mod blob;
 pub mod client;
+pub mod flash;
 mod hit;
 mod measure;
 mod memory;
@@ -20,7 +21,7 @@ pub use self::report::Report;
 use crate::privilege;
 
 /// What can be measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, clap::Subcommand)]
 pub enum Scenario {
     /// A blob in the local store against nginx serving the same file.
     Hit,
@@ -30,6 +31,8 @@ pub enum Scenario {
     Overhead,
     /// Resident memory, idle and under eight pulls.
     Memory,
+    /// Many nodes that pull one image at the same time, which nobody has.
+    Flash(flash::Options),
 }
 
 impl Scenario {
@@ -37,7 +40,7 @@ impl Scenario {
     ///
     /// # Errors
     /// When something is missing on this machine or a part fails.
-    pub async fn run(self) -> Result<Report> {
+    pub async fn run(&self) -> Result<Report> {
         let missing = privilege::missing();
         ensure!(missing.is_empty(), "benchmarks cannot run here; missing: {}", missing.join("; "));
         let idle = Idle::begin()?;
@@ -46,7 +49,9 @@ impl Scenario {
             Self::Warm => Box::pin(warm::run()).await,
             Self::Overhead => Box::pin(overhead::run()).await,
             Self::Memory => Box::pin(memory::run()).await,
+            // Says itself how idle its crowds were.
+            Self::Flash(options) => return Box::pin(flash::run(options)).await,
         }?;
-        Ok(report.with("idle_cpu_share", idle.share()?))
+        Ok(report.idle(idle.share()?, "over the whole run"))
     }
 }

@@ -17,6 +17,7 @@ pub mod registry;
 pub mod runtime;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -26,7 +27,7 @@ pub use self::access::{AccessLine, BySource, Counters};
 use self::cgroup::Cgroup;
 pub use self::daemon::Daemon;
 pub use self::leftovers::{kept, remove};
-use self::network::Switch;
+use self::network::{Link, Switch};
 pub use self::node::Node;
 pub use self::registry::Registry;
 pub use self::runtime::{Kind, Login, Runtime};
@@ -45,7 +46,8 @@ pub struct Fleet {
     nodes: Vec<Node>,
     authority: authority::Authority,
     _cgroup: Cgroup,
-    _switch: Switch,
+    _switches: Vec<Switch>,
+    between: Option<Link>,
     dir: Directory,
 }
 
@@ -54,6 +56,7 @@ pub struct Fleet {
 pub struct Plan {
     nodes: u8,
     rate: Option<String>,
+    far: Option<(RangeInclusive<u8>, String)>,
     images: Vec<(Image, String, String)>,
     registry: registry::Options,
 }
@@ -62,7 +65,7 @@ impl Fleet {
     /// Begins the description of a fleet of `nodes` nodes.
     #[must_use]
     pub fn of(nodes: u8) -> Plan {
-        Plan { nodes, rate: None, images: Vec::new(), registry: registry::Options::default() }
+        Plan { nodes, rate: None, far: None, images: Vec::new(), registry: registry::Options::default() }
     }
 
     /// Its name, which all its namespaces bear.
@@ -92,6 +95,12 @@ impl Fleet {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The wire between the two switches, when there are two; its machine is the far one.
+    #[must_use]
+    pub fn between(&self) -> Option<&Link> {
+        self.between.as_ref()
     }
 
     /// The operator's authority.
@@ -128,6 +137,14 @@ impl Plan {
         self
     }
 
+    /// Puts `nodes`, counted from 1, on a switch of their own, which a wire of `rate` joins to the others' and the
+    /// registry's.
+    #[must_use]
+    pub fn far(mut self, nodes: RangeInclusive<u8>, rate: &str) -> Self {
+        self.far = Some((nodes, rate.to_owned()));
+        self
+    }
+
     /// Puts `image` into the registry as `repository:tag` before it starts.
     #[must_use]
     pub fn image(mut self, image: &Image, repository: &str, tag: &str) -> Self {
@@ -157,14 +174,18 @@ impl Plan {
         leftovers::clean();
         let dir = Directory::create()?;
         let name = dir.name.clone();
-        let switch = Switch::create(&name)?;
+        let switch = Switch::create(&name, "switch")?;
+        let far = self.far.is_some().then(|| Switch::create(&name, "far")).transpose()?;
         let cgroup = Cgroup::create(&cgroup::mount()?, &name)?;
-        let node = |label: &str, host| Node::create(&name, label, host, &switch, cgroup.path(), &dir.path);
+        let is_far = |n| self.far.as_ref().is_some_and(|(nodes, _)| nodes.contains(&n));
+        let switch_of = |n| far.as_ref().filter(|_| is_far(n)).unwrap_or(&switch);
+        let node = |label: &str, host, at| Node::create(&name, label, host, at, cgroup.path(), &dir.path);
         let authority = authority::Authority::create()?;
 
-        let home = node("registry", 1)?;
+        let home = node("registry", 1, &switch)?;
         home.knows(home.address(), registry::HOST)?;
-        let nodes = (1..=self.nodes).map(|n| node(&format!("node{n}"), 10 + n)).collect::<Result<Vec<_>>>()?;
+        let nodes = (1..=self.nodes).map(|n| node(&format!("node{n}"), 10 + n, switch_of(n)));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
         for node in &nodes {
             node.knows(home.address(), registry::HOST)?;
             registry::trust(node.entry(), &authority)?;
@@ -172,8 +193,17 @@ impl Plan {
         if let Some(rate) = &self.rate {
             nodes.iter().chain([&home]).try_for_each(|node| node.link().shape(rate))?;
         }
+        let between = match far.as_ref().zip(self.far.as_ref()) {
+            Some((far, (_, rate))) => {
+                let wire = switch.join(far)?;
+                wire.shape(rate)?;
+                Some(wire)
+            }
+            None => None,
+        };
         let registry = Registry::start(home, &self.registry, &authority, &self.images).await?;
-        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switch: switch, dir })
+        let switches = [switch].into_iter().chain(far).collect();
+        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switches: switches, between, dir })
     }
 }
 

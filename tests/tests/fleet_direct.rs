@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use waylay_tests::fleet::{Fleet, Kind, Login, Runtime};
 use waylay_tests::image;
 use waylay_tests::privilege::needed;
@@ -105,5 +105,23 @@ async fn shaped_links_hold_their_rate_and_cut_ones_carry_nothing() -> Result<()>
     assert_eq!(node.traffic()?.since(before).received, 0);
     node.link().mend()?;
     runtime.pull(&reference).await?;
+    fleet.passed()
+}
+
+#[tokio::test]
+async fn a_far_node_reaches_the_registry_over_the_wire_between() -> Result<()> {
+    if !needed("a_far_node_reaches_the_registry_over_the_wire_between") {
+        return Ok(());
+    }
+    let image = image::SMALL.image()?;
+    let fleet = Fleet::of(2).far(2..=2, "100mbit").image(&image, "debian/app", "1").start().await?;
+    let between = fleet.between().context("two switches")?;
+    let reference = fleet.registry().reference("debian/app", "1");
+    for (node, crosses) in fleet.nodes().iter().zip([false, true]) {
+        let before = between.carried()?;
+        Runtime::start(Kind::Skopeo, node, None).await?.pull(&reference).await?;
+        let received = between.carried()?.since(before).received;
+        ensure!((received > image.bytes()) == crosses, "{}: {received} bytes crossed", node.name());
+    }
     fleet.passed()
 }

@@ -1,8 +1,8 @@
-//! Large blobs, put where docker-registry keeps its own. They are sparse on its disk: a random page in each MiB, so that
-//! no two are alike, and holes between them, which cost every reader as much as other bytes.
+//! Large blobs, put where docker-registry keeps its own. They are sparse on its disk: a random page in each piece, so that
+//! no two pieces are alike, and holes between them, which cost every reader as much as other bytes.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,9 +10,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fleet::Fleet;
 
-/// The repository of all blobs of the benchmarks.
+/// The repository of all blobs without an image.
 const REPOSITORY: &str = "bench/blobs";
 const MIB: u64 = 1 << 20;
+/// The smallest piece that nodes exchange, and what blobs are multiples of.
+pub(super) const PIECE: u64 = 256 << 10;
+/// How much of each piece is random.
+const PAGE: usize = 4096;
 
 /// A blob that the fleet's registry has.
 #[derive(Debug, Clone)]
@@ -24,15 +28,11 @@ pub(super) struct Blob {
 impl Blob {
     /// Makes one of `mib` MiB in the registry's storage.
     pub(super) fn create(fleet: &Fleet, mib: u64) -> Result<Self> {
-        let storage = fleet.registry().node().entry().dir().join("storage/docker/registry/v2");
-        let made = storage.join("making");
-        let hex = fill(&made, mib).context("cannot make a blob")?;
-        let data = storage.join("blobs/sha256").join(&hex[..2]).join(&hex);
-        fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        fs::rename(&made, data.join("data")).context("cannot move a blob to its place")?;
-        let layer = storage.join("repositories").join(REPOSITORY).join("_layers/sha256").join(&hex);
-        fs::create_dir_all(&layer).with_context(|| format!("cannot make {}", layer.display()))?;
-        fs::write(layer.join("link"), format!("sha256:{hex}")).context("cannot link a blob")?;
+        let registry = fleet.registry();
+        let made = registry.node().entry().make_dir("making")?.join("blob");
+        let hex = fill(&made, mib * MIB, &[]).context("cannot make a blob")?;
+        registry.repository(REPOSITORY).blob(&hex, &made)?;
+        fs::remove_file(&made).context("cannot remove a blob from where it was made")?;
         Ok(Self { hex, bytes: mib * MIB })
     }
 
@@ -47,18 +47,20 @@ impl Blob {
     }
 }
 
-/// Writes the file, and returns its sha256.
-fn fill(path: &Path, mib: u64) -> std::io::Result<String> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+/// Writes a file of `bytes`, a multiple of [`PIECE`], that begins with `head`, and returns its sha256.
+pub(super) fn fill(path: &Path, bytes: u64, head: &[u8]) -> io::Result<String> {
     let (mut file, mut random) = (File::create(path)?, File::open("/dev/urandom")?);
-    let mut chunk = vec![0; MIB as usize];
+    let mut piece = vec![0; PIECE as usize];
     let mut sha256 = Sha256::new();
-    for at in 0..mib {
-        random.read_exact(&mut chunk[..4096])?;
-        file.seek(SeekFrom::Start(at * MIB))?;
-        file.write_all(&chunk[..4096])?;
-        sha256.update(&chunk);
+    for at in (0..bytes).step_by(PIECE as usize) {
+        random.read_exact(&mut piece[..PAGE])?;
+        if at == 0 {
+            piece[..head.len()].copy_from_slice(head);
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&piece[..PAGE])?;
+        sha256.update(&piece);
     }
-    file.set_len(mib * MIB)?;
+    file.set_len(bytes)?;
     Ok(hex::encode(sha256.finalize()))
 }

@@ -6,6 +6,7 @@
 
 mod connects;
 mod https;
+mod pull;
 
 use std::env;
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ const UNTIMED: usize = 20;
 pub(super) enum Task {
     /// Gets each of these paths over a connection of its own, all at once.
     Fetch { at: String, paths: Vec<String>, body: Body },
+    /// Pulls an image: the manifest by its tag, then what it lists, a few at once.
+    Pull { at: String, repository: String, tag: String },
     /// Asks for something small again and again, on one connection or each time on a new one.
     Ask { at: String, path: String, times: usize, anew: bool },
     /// Calls connect() in so many batches towards a place where nobody answers.
@@ -104,6 +107,7 @@ pub fn main(order: &str) -> Result<()> {
     prctl::set_name(if runtime { c"ctr" } else { c"bench" })?;
     let said = match task {
         Task::Fetch { at, paths, body } => serde_json::to_string(&fetch(&at, &paths, body)?)?,
+        Task::Pull { at, repository, tag } => serde_json::to_string(&pull::pull(&at, &repository, &tag)?)?,
         Task::Ask { at, path, times, anew } => serde_json::to_string(&ask(&at, &path, times, anew)?)?,
         Task::Connect { to, batches } => serde_json::to_string(&connects::fastest(to, batches)?)?,
     };

@@ -62,7 +62,14 @@ pub(super) fn resident(pid: Pid) -> Result<(f64, f64)> {
 
 /// The machine's processor time from a moment on.
 pub(super) struct Idle {
-    begun: (u64, u64),
+    begun: Ticks,
+}
+
+/// Processor time of the whole machine, by who had it.
+struct Ticks {
+    idle: u64,
+    yielding: u64,
+    all: u64,
 }
 
 impl Idle {
@@ -72,18 +79,24 @@ impl Idle {
 
     /// The share of all processors that was idle since.
     pub(super) fn share(&self) -> Result<f64> {
-        let (idle, all) = Self::read()?;
-        Ok((idle - self.begun.0) as f64 / (all - self.begun.1).max(1) as f64)
+        let now = Self::read()?;
+        Ok((now.idle - self.begun.idle) as f64 / (now.all - self.begun.all).max(1) as f64)
     }
 
-    /// Idle ticks and all ticks, of all processors.
-    fn read() -> Result<(u64, u64)> {
+    /// The share of all processors that went to programs which asked to be last (nice(1)) since.
+    pub(super) fn yielding(&self) -> Result<f64> {
+        let now = Self::read()?;
+        Ok((now.yielding - self.begun.yielding) as f64 / (now.all - self.begun.all).max(1) as f64)
+    }
+
+    /// Ticks of all processors.
+    fn read() -> Result<Ticks> {
         let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let line = text.lines().next().unwrap_or_default();
         let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
         ensure!(ticks.len() >= 8, "cannot read {line}");
         // Idle and waiting for the disk; the guests' time behind the first eight is counted in user time already.
-        Ok((ticks[3] + ticks[4], ticks[..8].iter().sum()))
+        Ok(Ticks { idle: ticks[3] + ticks[4], yielding: ticks[1], all: ticks[..8].iter().sum() })
     }
 }
 

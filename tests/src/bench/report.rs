@@ -9,6 +9,7 @@ pub struct Report {
     judged: Vec<(&'static str, f64, Target)>,
     more: Map<String, Value>,
     remarks: Vec<String>,
+    idle: Option<(f64, &'static str)>,
 }
 
 /// What a number must be.
@@ -37,6 +38,12 @@ impl Report {
         self
     }
 
+    /// Says which share of the processors was idle, and when.
+    pub(super) fn idle(mut self, share: f64, when: &'static str) -> Self {
+        self.idle = Some((share, when));
+        self.with("idle_cpu_share", share)
+    }
+
     /// The numbers that miss their target.
     #[must_use]
     pub fn missed(&self) -> Vec<&'static str> {
@@ -54,9 +61,9 @@ impl Report {
             table.add_row([(*name).to_owned(), format!("{value:.3}"), target.text(), met.to_owned()]);
         }
         table.column_iter_mut().skip(1).take(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        let idle = self.more.get("idle_cpu_share").and_then(Value::as_f64).unwrap_or_default();
         let remarks: String = self.remarks.iter().map(|remark| format!("{remark}\n")).collect();
-        format!("{table}\n{remarks}{:.0} % of the processors were idle over the whole run.", idle * 100.0)
+        let idle = self.idle.map(|(share, when)| format!("{:.0} % of the processors were idle {when}.", share * 100.0));
+        format!("{table}\n{remarks}{}", idle.unwrap_or_default())
     }
 
     /// The object for machines, on one line.

@@ -8,32 +8,29 @@ use waylay_tests::bench::{Scenario, client};
 
 /// Measure waylay and what it is compared with, turn by turn, on a fleet of nodes on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "bench", subcommand_negates_reqs = true)]
+#[command(name = "bench", disable_help_subcommand = true)]
 struct Arguments {
-    /// What to measure.
-    #[arg(required = true)]
-    scenario: Option<Scenario>,
-    /// Print one JSON object as the last line.
-    #[arg(long)]
-    json: bool,
     #[command(subcommand)]
-    part: Option<Part>,
+    what: What,
+    /// Print one JSON object as the last line.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
-/// Parts that the benchmarks start inside nodes.
 #[derive(Debug, Subcommand)]
-enum Part {
-    /// Does what a benchmark wants a client to do, and says how it went.
+enum What {
+    #[command(flatten)]
+    Measure(Scenario),
+    /// Does what a benchmark wants a client inside a node to do, and says how it went.
     #[command(hide = true)]
     Client { task: String },
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let ended = match (&arguments.part, arguments.scenario) {
-        (Some(Part::Client { task }), _) => client::main(task),
-        (None, Some(scenario)) => measure(scenario, arguments.json),
-        (None, None) => Ok(()),
+    let Arguments { what, json } = Arguments::parse();
+    let ended = match what {
+        What::Measure(scenario) => measure(&scenario, json),
+        What::Client { task } => client::main(&task),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn measure(scenario: Scenario, json: bool) -> Result<()> {
+async fn measure(scenario: &Scenario, json: bool) -> Result<()> {
     // An interrupt drops the benchmark where it stands; its guards take everything away.
     let report = tokio::select! {
         report = scenario.run() => report?,

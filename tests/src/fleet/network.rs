@@ -1,14 +1,19 @@
-//! The wires: one namespace is the switch, each node hangs on it by a veth pair, and each pair can be shaped, cut and read.
+//! The wires: a namespace is the switch, each node hangs on it by a veth pair, and each pair can be shaped, cut and read.
+//! Two switches can be joined by such a pair too.
 //!
 //! All addresses are inside namespaces; the machine's own network sees nothing of it.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::command::run;
 use super::namespace::Namespace;
 
+/// How the interfaces of a wire between two switches are called.
+const TRUNK: &str = "trunk";
 /// Length of the prefix of the fleet's network.
 const PREFIX: u8 = 24;
 
@@ -25,12 +30,12 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Makes the switch of the fleet called `fleet`.
+    /// Makes the switch `name` of the fleet called `fleet`.
     ///
     /// # Errors
     /// When the privilege is missing.
-    pub fn create(fleet: &str) -> Result<Self> {
-        let namespace = Namespace::create(format!("{fleet}-switch"))?;
+    pub fn create(fleet: &str, name: &str) -> Result<Self> {
+        let namespace = Namespace::create(format!("{fleet}-{name}"))?;
         namespace.ip(&["link", "add", "br0", "type", "bridge"])?;
         namespace.ip(&["link", "set", "br0", "up"])?;
         Ok(Self { namespace })
@@ -48,14 +53,34 @@ impl Switch {
         machine.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", "eth0"])?;
         machine.ip(&["link", "set", "eth0", "up"])?;
         self.namespace.ip(&["link", "set", port, "master", "br0", "up"])?;
-        Ok(Link { machine: machine.name().to_owned(), switch: switch.to_owned(), port: port.to_owned() })
+        Ok(Link {
+            machine: machine.name().to_owned(),
+            interface: "eth0",
+            switch: switch.to_owned(),
+            port: port.to_owned(),
+        })
+    }
+
+    /// Joins `other` to this one. To the wire between them, `other` is the machine.
+    ///
+    /// # Errors
+    /// When they are joined already.
+    pub fn join(&self, other: &Self) -> Result<Link> {
+        let (here, there) = (&self.namespace, &other.namespace);
+        there.ip(&["link", "add", TRUNK, "type", "veth", "peer", "name", TRUNK, "netns", here.name()])?;
+        for end in [here, there] {
+            end.ip(&["link", "set", TRUNK, "master", "br0", "up"])?;
+        }
+        let (machine, switch) = (there.name().to_owned(), here.name().to_owned());
+        Ok(Link { machine, interface: TRUNK, switch, port: TRUNK.to_owned() })
     }
 }
 
-/// The wire between one machine and the switch. It goes away with either namespace.
+/// The wire between one machine, or another switch, and the switch. It goes away with either namespace.
 #[derive(Debug, Clone)]
 pub struct Link {
     machine: String,
+    interface: &'static str,
     switch: String,
     port: String,
 }
@@ -83,10 +108,10 @@ impl Link {
     /// # Errors
     /// When `tc` refuses.
     pub fn shape(&self, rate: &str) -> Result<()> {
-        for (namespace, interface) in [(&self.machine, "eth0"), (&self.switch, self.port.as_str())] {
-            super::command::run(std::process::Command::new("tc").args(["-n", namespace]).args([
-                "qdisc", "replace", "dev", interface, "root", "tbf", "rate", rate, "burst", "256k", "latency", "50ms",
-            ]))?;
+        for (namespace, interface) in self.ends() {
+            run(Command::new("tc")
+                .args(["-n", namespace, "qdisc", "replace", "dev", interface, "root", "tbf"])
+                .args(["rate", rate, "burst", "256k", "latency", "50ms"]))?;
         }
         Ok(())
     }
@@ -112,22 +137,31 @@ impl Link {
     /// # Errors
     /// When `ip` refuses or speaks a tongue we don't know.
     pub fn traffic(&self) -> Result<Traffic> {
-        let text = super::command::run(std::process::Command::new("ip").args([
-            "-n",
-            &self.machine,
-            "-s",
-            "-j",
-            "link",
-            "show",
-            "dev",
-            "eth0",
-        ]))?;
+        let mut ip = Command::new("ip");
+        let text = run(ip.args(["-n", &self.machine, "-s", "-j", "link", "show", "dev", self.interface]))?;
         parse(&text).with_context(|| format!("the counters of {}", self.machine))
     }
 
+    /// What a shaped wire carried since it was shaped first. Unlike [`Self::traffic`], which takes a batch of packets
+    /// that the kernel has not cut yet for one, this counts the headers of each.
+    ///
+    /// # Errors
+    /// When the wire is not shaped.
+    pub fn carried(&self) -> Result<Traffic> {
+        let [sent, received] = self.ends().map(|(namespace, interface)| {
+            let text = run(Command::new("tc").args(["-n", namespace, "-s", "-j", "qdisc", "show", "dev", interface]))?;
+            through(&text).with_context(|| format!("the shaping of {interface} in {namespace}"))
+        });
+        Ok(Traffic { received: received?, sent: sent? })
+    }
+
+    /// The machine's end and the switch's.
+    fn ends(&self) -> [(&str, &str); 2] {
+        [(&self.machine, self.interface), (&self.switch, &self.port)]
+    }
+
     fn set(&self, state: &str) -> Result<()> {
-        let mut ip = std::process::Command::new("ip");
-        super::command::run(ip.args(["-n", &self.switch, "link", "set", &self.port, state])).map(drop)
+        run(Command::new("ip").args(["-n", &self.switch, "link", "set", &self.port, state])).map(drop)
     }
 }
 
@@ -150,6 +184,17 @@ fn parse(json: &str) -> Result<Traffic> {
     Ok(Traffic { received: stats.rx.bytes, sent: stats.tx.bytes })
 }
 
+/// What the token bucket in the output of `tc -s -j qdisc` has let through.
+fn through(json: &str) -> Result<u64> {
+    #[derive(Deserialize)]
+    struct Qdisc {
+        kind: String,
+        bytes: u64,
+    }
+    let qdiscs: Vec<Qdisc> = serde_json::from_str(json).context("not what tc -s -j qdisc says")?;
+    Ok(qdiscs.iter().find(|qdisc| qdisc.kind == "tbf").context("it is not shaped")?.bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +205,14 @@ mod tests {
         let now = parse(json)?;
         assert_eq!(now, Traffic { received: 7, sent: 9 });
         assert_eq!(now.since(Traffic { received: 5, sent: 5 }), Traffic { received: 2, sent: 4 });
+        Ok(())
+    }
+
+    #[test]
+    fn reads_what_the_token_bucket_let_through() -> Result<()> {
+        let json = r#"[{"kind":"tbf","handle":"8001:","root":true,"options":{},"bytes":42,"packets":3,"drops":0}]"#;
+        assert_eq!(through(json)?, 42);
+        assert!(through(r#"[{"kind":"noqueue","bytes":7}]"#).is_err());
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 pub use self::log::Served;
+pub use self::storage::Repository;
 use self::token::Tokens;
 use super::authority::{Authority, Leaf};
 use super::node::{Entry, Node};
@@ -61,7 +62,7 @@ impl Registry {
         let entry = node.entry();
         let storage = entry.make_dir("storage")?;
         for (image, repository, tag) in images {
-            storage::add(&storage, image, repository, tag)?;
+            storage::add(&Repository::new(&storage, repository), image, tag)?;
         }
         let leaf = authority.issue(HOST)?;
         let mut config = json!({
@@ -137,7 +138,13 @@ impl Registry {
     /// # Errors
     /// When the files cannot be linked.
     pub fn add(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        storage::add(&self.node.entry().dir().join("storage"), image, repository, tag)
+        storage::add(&self.repository(repository), image, tag)
+    }
+
+    /// A repository in its storage, to put things into while it runs.
+    #[must_use]
+    pub fn repository(&self, name: &str) -> Repository {
+        Repository::new(&self.node.entry().dir().join("storage"), name)
     }
 
     /// What it has answered with success, in order, from its own log.

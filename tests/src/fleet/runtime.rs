@@ -23,7 +23,7 @@ use super::node::Node;
 use crate::image::Image;
 
 /// Longer than any pull here may take, retries included.
-const PULL_LIMIT: Duration = Duration::from_secs(240);
+const PULL_LIMIT: Duration = Duration::from_mins(10);
 
 /// Which runtime pulls, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -111,6 +111,13 @@ impl Https {
         self.each(|_| {})
     }
 
+    /// Reads the body as usual and keeps it.
+    pub(super) fn body(&mut self) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        self.each(|bytes| body.extend_from_slice(bytes))?;
+        Ok(body)
+    }
+
     /// Reads the body as usual, and checks its sha256.
     pub(super) fn verify(&mut self, hex: &str) -> Result<()> {
         let mut sha256 = Sha256::new();

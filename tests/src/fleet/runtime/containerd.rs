@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -52,15 +53,17 @@ impl Containerd {
     }
 
     /// Pulls as the kubelet does.
-    pub(super) async fn cri_pull(&self, reference: &str, login: Option<&Login>) -> Result<()> {
+    ///
+    /// # Errors
+    /// With containerd's own words when it refuses.
+    pub async fn cri_pull(&self, reference: &str, login: Option<&Login>) -> Result<()> {
         cri::pull(&self.socket(), reference, login).await
     }
 
     /// Pulls as a person at a shell does, whose environment names waylay's directory only if containerd's does.
     pub(super) async fn ctr_pull(&self, reference: &str, login: Option<&Login>) -> Result<()> {
-        let mut ctr = self.entry.command("ctr");
-        ctr.env("SSL_CERT_DIR", ssl_cert_dir(self.trust.as_deref()));
-        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io", "images", "pull"]);
+        let mut ctr = self.ctr();
+        ctr.args(["images", "pull"]);
         if let Some(login) = login {
             ctr.args(["--user", &login.pair()]);
         }
@@ -68,10 +71,42 @@ impl Containerd {
         finish(ctr).await.map(drop)
     }
 
+    /// Fetches into the content store by `ctr` and unpacks nothing.
+    ///
+    /// # Errors
+    /// With `ctr`'s own words when it fails.
+    pub async fn ctr_fetch(&self, reference: &str) -> Result<()> {
+        let mut ctr = self.ctr();
+        ctr.args(["content", "fetch", reference]);
+        finish(ctr).await.map(drop)
+    }
+
     /// Reads the blobs in its content store.
     pub(super) fn holds(&self, image: &Image) -> Result<()> {
-        let blobs = self.home.join("root/io.containerd.content.v1.content/blobs/sha256");
-        image.check(|hex| blobs.join(hex))
+        image.check(|hex| self.blobs().join(hex))
+    }
+
+    /// When the last of `blobs`, named by their sha256, came into its content store.
+    ///
+    /// # Errors
+    /// When it lacks one.
+    pub fn complete_since(&self, blobs: &[String]) -> Result<SystemTime> {
+        let came = |hex: &String| {
+            let metadata = fs::metadata(self.blobs().join(hex)).with_context(|| format!("containerd has no {hex}"))?;
+            Ok(metadata.modified()?)
+        };
+        blobs.iter().map(came).try_fold(SystemTime::UNIX_EPOCH, |last, came: Result<_>| Ok(last.max(came?)))
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.home.join("root/io.containerd.content.v1.content/blobs/sha256")
+    }
+
+    fn ctr(&self) -> Command {
+        let mut ctr = self.entry.command("ctr");
+        ctr.env("SSL_CERT_DIR", ssl_cert_dir(self.trust.as_deref()));
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]);
+        ctr
     }
 }
 
