@@ -84,7 +84,8 @@ impl Core {
         let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), metrics.clone());
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
-        let pull = Pull::new(upstream.clone(), content, Access::new(config.pull.offline_grace), tags);
+        let access = Access::new(config.pull.offline_grace);
+        let pull = Pull::new(upstream.clone(), content, access, tags, config.pull.spare_gets);
         let http = Http::new(Arc::new(pull), upstream, metrics.clone(), trace.clone(), shutdown.clone());
         Ok(Self { metrics, trace, shutdown, store, swarm, config, http })
     }

@@ -84,6 +84,8 @@ pub struct Store {
 pub struct Pull {
     /// While a registry is away, how long ago it must have granted a credential for that still to count.
     pub offline_grace: Duration,
+    /// Whether a tag is asked for by HEAD, and its manifest only where nobody near has it.
+    pub spare_gets: bool,
 }
 
 /// The peer network.

@@ -69,9 +69,11 @@ pub struct Pull {
     content: Content,
     access: Access,
     tags: Tags,
+    spares_gets: bool,
 }
 
 /// A request for one digest or tag, with what decides about it.
+#[derive(Clone)]
 struct Question {
     scope: Scope,
     expires: Option<std::time::SystemTime>,
@@ -96,9 +98,10 @@ enum Away {
 }
 
 impl Pull {
-    /// Decides with these parts.
-    pub fn new(upstream: Upstream, content: Content, access: Access, tags: Tags) -> Self {
-        Self { upstream, content, access, tags }
+    /// Decides with these parts. With `spares_gets`, a tag is asked for by HEAD, and its manifest only where nobody near
+    /// has it.
+    pub fn new(upstream: Upstream, content: Content, access: Access, tags: Tags, spares_gets: bool) -> Self {
+        Self { upstream, content, access, tags, spares_gets }
     }
 
     /// Answers one request.

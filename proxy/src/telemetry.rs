@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Events kept for a follower that reads slowly; beyond it the follower is told how many it missed.
 const BACKLOG: usize = 1024;
@@ -30,14 +30,16 @@ pub enum TelemetryError {
 /// # Errors
 /// When the filter does not parse, or logging was set up before.
 pub fn init(filter: &str, json: bool) -> Result<(), TelemetryError> {
-    use tracing_subscriber::util::SubscriberInitExt as _;
     let env =
         EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(env).with_writer(std::io::stderr);
+    // Spans of libraries are entered for each packet, and no line of ours needs them.
+    let ours = filter_fn(|metadata| metadata.is_event() || metadata.target().starts_with(env!("CARGO_PKG_NAME")));
+    let subscriber = tracing_subscriber::registry().with(env).with(ours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if json {
-        lines.json().flatten_event(true).finish().try_init()?;
+        subscriber.with(lines.json().flatten_event(true)).try_init()?;
     } else {
-        lines.finish().try_init()?;
+        subscriber.with(lines).try_init()?;
     }
     Ok(())
 }

@@ -124,6 +124,7 @@ struct RawStore {
 struct RawPull {
     #[serde(default, with = "humantime_serde")]
     offline_grace: Option<Duration>,
+    spare_gets: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +176,10 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
         proxy: proxy(raw.proxy)?,
         admin: admin(raw.admin)?,
         store: store(raw.store, &state_dir)?,
-        pull: Pull { offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)) },
+        pull: Pull {
+            offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
+            spare_gets: raw.pull.spare_gets.unwrap_or(true),
+        },
         swarm: raw.swarm.map(swarm).transpose()?,
         trust: Trust {
             directory: raw.trust.directory.unwrap_or_else(|| state_dir.join("trust")),

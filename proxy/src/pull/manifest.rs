@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
@@ -13,12 +13,14 @@ use crate::{
     metrics::Source,
     oci::{
         Digest,
-        manifest::{MAX_BYTES, Manifest},
+        manifest::{Child, Kind, MAX_BYTES, Manifest},
     },
-    upstream::{Body, BoxError},
+    upstream::{Body, BoxError, Head},
 };
 
 const DIGEST: &str = "docker-content-digest";
+/// Docker's first manifests (image manifest version 2, schema 1), signed or not.
+const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
 /// RFC 9111, section 5.5.1: the answer may be out of date.
 const STALE: HeaderValue = HeaderValue::from_static("110 waylay \"Response is Stale\"");
 
@@ -30,7 +32,7 @@ impl Pull {
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
         if !question.is_head()
-            && let Some(found) = self.content.find(digest, None).await
+            && let Some(found) = self.manifest_found(&question, digest).await
             && found.size <= MAX_BYTES as u64
         {
             match self.right(&question, digest, &found).await {
@@ -63,6 +65,12 @@ impl Pull {
             repository: question.scope.repository.to_string(),
             tag: tag.to_owned(),
         };
+        if self.spares_gets
+            && !question.is_head()
+            && let Some(response) = self.tag_by_head(&question, &tag, outcome).await
+        {
+            return Ok(response);
+        }
         let away = match self.upstream.ask(&question.client.origin, &question.head).await {
             Ok(answer) if answer.status().is_server_error() => Away::Answer(Box::new(answer)),
             Ok(answer) => return self.learn(&question, answer, None, Some(tag), outcome).await,
@@ -78,6 +86,50 @@ impl Pull {
             response.headers_mut().insert(header::WARNING, STALE);
         }
         Ok(response)
+    }
+
+    /// What a tag means by the registry's answer to a HEAD with the client's own credential, and the manifest from near:
+    /// registries count GETs, and a crowd then costs one. `None` when the registry must be asked as the client did, which
+    /// then gets its own answer.
+    async fn tag_by_head(&self, question: &Question, tag: &tags::Tag, outcome: &mut Outcome) -> Option<Response<Body>> {
+        let head = Head { method: Method::HEAD, ..question.head.clone() };
+        let answer = self.upstream.ask(&question.client.origin, &head).await.ok()?;
+        let digest = self.shown_by_head(question, &answer)?;
+        let found = self.manifest_found(question, digest).await.filter(|found| found.size <= MAX_BYTES as u64)?;
+        let by_digest = Question { head: by_digest(&question.head, digest)?, ..question.clone() };
+        let response = self.manifest_from_near(&by_digest, digest, found, outcome).await?;
+        let media_type = response.headers().get(header::CONTENT_TYPE)?.to_str().ok().map(str::to_owned);
+        self.remember(question, Some(tag.clone()), digest, media_type, outcome);
+        Some(response)
+    }
+
+    /// Which manifest a HEAD has shown to this client, if the answer says so and how large it is.
+    fn shown_by_head<B>(&self, question: &Question, answer: &Response<B>) -> Option<Digest> {
+        let text = |name: header::HeaderName| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        if answer.status() != StatusCode::OK {
+            return None;
+        }
+        let digest: Digest = answer.headers().get(DIGEST)?.to_str().ok()?.parse().ok()?;
+        let media_type = text(header::CONTENT_TYPE)?.to_owned();
+        if media_type.starts_with(SCHEMA1) {
+            // Its digest is not that of its bytes.
+            return None;
+        }
+        self.access.show(&question.scope, question.expires, digest);
+        if let Some(size) = text(header::CONTENT_LENGTH).and_then(|size| size.parse().ok()) {
+            let shown = Child { digest, size, kind: Kind::Manifest, foreign: false, media_type };
+            self.access.list(&question.scope, question.expires, &[shown]);
+        }
+        Some(digest)
+    }
+
+    /// The manifest near, or to be brought here with others once its size is known.
+    async fn manifest_found(&self, question: &Question, digest: Digest) -> Option<Found> {
+        if let Some(found) = self.content.find(digest, None).await {
+            return Some(found);
+        }
+        let size = self.access.standing(&question.scope, digest).1?.size;
+        self.spares_gets.then(|| self.content.together(digest, size)).flatten()
     }
 
     /// The manifest from the store or a member; `None` when that fails after all.
@@ -146,6 +198,7 @@ impl Pull {
         if question.is_head() {
             if let Some(digest) = said {
                 self.access.show(&question.scope, question.expires, digest);
+                self.shown_by_head(question, &answer);
                 // containerd asks a tag by HEAD and its manifest by digest.
                 self.remember(question, tag, digest, media_type, outcome);
             }
@@ -201,6 +254,16 @@ impl Pull {
 enum Gathered {
     Whole(Bytes),
     TooLarge(Body),
+}
+
+/// The client's request for a tag as one for what it means.
+fn by_digest(head: &Head, digest: Digest) -> Option<Head> {
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let (repository, _tag) = path.rsplit_once('/')?;
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{repository}/{digest}{query}").parse().ok()?);
+    Some(Head { uri: Uri::from_parts(parts).ok()?, ..head.clone() })
 }
 
 /// Reads a manifest's body. One larger than any manifest may be is handed on with what was read in front.

@@ -43,7 +43,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
 const SLOW_READER: Duration = Duration::from_secs(10);
 /// Pieces that came within this time are told of together.
-const HAVE_BATCH: Duration = Duration::from_millis(10);
+const HAVE_BATCH: Duration = Duration::from_millis(30);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -118,6 +118,8 @@ impl Exchange {
     }
 
     async fn stream(self: Arc<Self>, from: SocketAddr, mut send: SendStream, mut receive: RecvStream) {
+        // What is said goes before what is given; a piece steps back again.
+        let _ = send.set_priority(1);
         let request = match frame::receive::<Request>(&mut receive, frame::FRAME_DEADLINE).await {
             Ok(request) => request,
             Err(error) => {
@@ -191,6 +193,7 @@ impl Exchange {
         let _slot = self.slots.acquire().await.map_err(|_| FrameError::Late)?;
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || Reader::open(store.source(&blob)?, index));
+        let _ = send.set_priority(0);
         let Some(mut reader) = opened.await.ok().flatten() else {
             frame::send(send, &Answer::Piece(None)).await?;
             let _ = send.finish();

@@ -358,7 +358,7 @@ impl Fetch<'_> {
         }
         let end = self.wish.wanted.end.min(self.layout.count());
         if let Some(index) = (self.wish.wanted.start..end).find(|index| !held.contains(*index as usize)) {
-            tracing::debug!(blob = %self.wish.partial.digest(), index, "nobody brings anything, asking the registry");
+            tracing::info!(blob = %self.wish.partial.digest(), index, "nobody brings anything, asking the registry");
             self.lease(index..index + 1);
         }
     }

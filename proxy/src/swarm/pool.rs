@@ -101,6 +101,8 @@ impl Pool {
         let connection = self.connect(peer, &slot).await?;
         let opening = tokio::time::timeout(frame::FRAME_DEADLINE, connection.open_bi());
         let (mut send, stream): (SendStream, RecvStream) = opening.await.map_err(|_| FrameError::Late)??;
+        // Requests are small, and pieces that we give may be on their way on the same connection.
+        let _ = send.set_priority(1);
         frame::send(&mut send, request).await?;
         // Closed already by the other side: then it has answered.
         let _ = send.finish();

@@ -4,6 +4,7 @@
 
 mod access;
 mod away;
+mod crowd;
 mod faults;
 mod passed;
 mod peers;

@@ -9,8 +9,6 @@ use iroh::{
     EndpointId,
     endpoint::{ReadError, ReadExactError},
 };
-use tokio::sync::mpsc;
-
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
     pool::{AskError, Pool},
@@ -23,12 +21,12 @@ use crate::{
     },
 };
 
-/// How much is gathered before it is hashed and written, in bytes: what stays in a processor's cache.
-const CHUNK: usize = 128 << 10;
+/// How much is gathered before a thread that may wait for the disk hashes and writes it, in bytes.
+const BATCH: usize = 256 << 10;
+/// How much is hashed and written at once: what stays in a processor's cache.
+const PORTION: usize = 64 << 10;
 /// Datagrams' worth of bytes taken from a stream at once.
 const CHUNKS: usize = 64;
-/// Batches of them that wait for the disk; with the stream's window this bounds what one piece takes in memory.
-const BATCHES: usize = 4;
 /// How long a peer that is watched may have nothing new; then the watch is not worth its stream.
 const QUIET: Duration = Duration::from_secs(600);
 /// A peer slower than this, in bytes per second, is no help and gets none.
@@ -150,7 +148,7 @@ pub(crate) async fn piece(
 async fn transfer(
     pool: &Pool,
     want: Want,
-    writer: PieceWriter,
+    mut writer: PieceWriter,
     is_quarantined: impl Fn(&EndpointId) -> bool,
 ) -> Result<(), GetError> {
     let index = writer.index();
@@ -164,45 +162,45 @@ async fn transfer(
         return Err(GetError::Quarantined);
     }
     let mut left = writer.remaining();
-    // Hashing and writing may wait for the disk; a thread of its own lets the network go on meanwhile.
-    let (batches, received) = mpsc::channel(BATCHES);
-    let writing = tokio::task::spawn_blocking(move || write(writer, received, &statement));
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     while left > 0 {
-        let reading = tokio::time::timeout(want.patience, reply.stream.read_many_chunks(&mut chunks)).await;
-        let count = reading.map_err(|_| GetError::Stall)??.ok_or(GetError::Lied)?;
-        let batch: Vec<Bytes> = chunks.iter_mut().take(count).map(std::mem::take).collect();
-        let length = batch.iter().map(|chunk| chunk.len() as u64).sum();
-        left = left.checked_sub(length).ok_or(GetError::Lied)?;
-        if batches.send(batch).await.is_err() {
-            // It failed, and says why.
-            break;
+        let (mut batch, mut length) = (Vec::new(), 0);
+        while left > 0 && length < BATCH {
+            let reading = tokio::time::timeout(want.patience, reply.stream.read_many_chunks(&mut chunks)).await;
+            let count = reading.map_err(|_| GetError::Stall)??.ok_or(GetError::Lied)?;
+            for chunk in chunks.iter_mut().take(count).map(std::mem::take) {
+                left = left.checked_sub(chunk.len() as u64).ok_or(GetError::Lied)?;
+                length += chunk.len();
+                batch.push(chunk);
+            }
+        }
+        // Hashing and writing may wait for the disk; what arrives meanwhile waits in the stream's window.
+        let (finish, stated) = (left == 0, statement.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            write(&mut writer, batch)?;
+            if finish { writer.finish(&stated).map(|()| None) } else { Ok(Some(writer)) }
+        });
+        match written.await.map_err(|_| GetError::Gone)? {
+            Ok(Some(unfinished)) => writer = unfinished,
+            Ok(None) => return Ok(()),
+            Err(StoreError::WrongPiece { .. }) => return Err(GetError::Corrupt),
+            Err(error) => return Err(error.into()),
         }
     }
-    drop(batches);
-    match writing.await.map_err(|_| GetError::Gone)? {
-        Err(StoreError::WrongPiece { .. }) => Err(GetError::Corrupt),
-        other => Ok(other?),
-    }
+    Ok(())
 }
 
-/// Writes what comes, and finishes the piece when all of it came.
-fn write(
-    mut writer: PieceWriter,
-    mut received: mpsc::Receiver<Vec<Bytes>>,
-    statement: &Statement,
-) -> Result<(), StoreError> {
-    let mut gathered = Vec::with_capacity(CHUNK);
-    while let Some(batch) = received.blocking_recv() {
-        for chunk in batch {
-            gathered.extend_from_slice(&chunk);
+/// Writes what came in portions that stay in a processor's cache.
+fn write(writer: &mut PieceWriter, batch: Vec<Bytes>) -> Result<(), StoreError> {
+    let mut portion = Vec::with_capacity(PORTION);
+    for chunk in batch {
+        if portion.len() + chunk.len() > PORTION {
+            writer.write(&portion)?;
+            portion.clear();
         }
-        if gathered.len() >= CHUNK || gathered.len() as u64 == writer.remaining() {
-            writer.write(&gathered)?;
-            gathered.clear();
-        }
+        portion.extend_from_slice(&chunk);
     }
-    writer.finish(statement)
+    writer.write(&portion)
 }
 
 /// The statement is about the piece that was asked for and its sealer signed it; who that is.

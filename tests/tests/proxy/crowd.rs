@@ -1,0 +1,127 @@
+//! Several nodes want the same image in the same moment, and nobody has it: the registry gives each byte once, whatever
+//! goes wrong with it, and every node gets everything.
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use waylay_tests::scripted::{Cluster, Fault, MIB, Node, Registry, Running, blobs, layers, manifests};
+
+use super::sum;
+
+/// So many nodes of one cluster beside a registry.
+async fn crowd(registry: &Running, count: usize) -> (Vec<Node>, Cluster) {
+    let cluster = Cluster::of(count);
+    let nodes = (0..count).map(|number| Node::beside(registry).member(&cluster, number).start());
+    (join_all(nodes).await, cluster)
+}
+
+/// All of them pull at once, and get what the registry has.
+async fn pull(registry: &Running, nodes: &[Node], image: &str) {
+    let clients: Vec<_> = nodes.iter().map(Node::client).collect();
+    let pulled = join_all(clients.iter().map(|client| client.pull(image))).await;
+    for pulled in pulled {
+        let layers: Vec<_> = registry.image(image).layers.iter().map(|layer| layer.bytes.clone()).collect();
+        assert!(pulled.unwrap().layers == layers, "a client got other bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_blob_leaves_the_registry_once_and_each_manifest_costs_one_get() {
+    let registry = Registry::new().image("app:1", layers([12 * MIB, 3 * MIB, 5])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 4).await;
+    pull(&registry, &nodes, "app:1").await;
+    let image = registry.image("app:1");
+    assert_eq!(registry.blob_bytes_sent(), image.blob_bytes());
+    assert_eq!(registry.manifest_gets(), 1, "{:#?}", registry.requests());
+    assert_eq!(registry.manifest_heads(), nodes.len());
+    // A layer, its neighbours and the config were each asked about with each node's own credential.
+    assert_eq!(registry.blob_heads(), 4 * nodes.len());
+    let (mut from_registry, mut from_peers) = (0, 0);
+    for node in &nodes {
+        let lines = node.pulls(5).await;
+        assert!(lines.iter().all(|line| line.status == 200 && line.fault == "-"), "{lines:#?}");
+        assert_eq!(node.counters().by_source(), sum(&lines));
+        assert_eq!(sum(&lines).total(), image.blob_bytes() + image.top.size());
+        (from_registry, from_peers) = (from_registry + sum(&lines).registry, from_peers + sum(&lines).peer);
+    }
+    assert_eq!(from_registry, image.blob_bytes() + image.top.size());
+    assert_eq!(from_peers, 3 * from_registry);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_limits_is_asked_by_fewer_and_no_pull_fails() {
+    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 3).await;
+    registry.fault(blobs().gets().first(4), Fault::TooMany(1));
+    pull(&registry, &nodes, "app:1").await;
+    assert_eq!(registry.blob_bytes_sent(), registry.image("app:1").blob_bytes());
+    let limited: u64 =
+        nodes.iter().map(|node| node.counters().sum("waylay_faults_total", &[("side", "registry"), ("what", "status")])).sum();
+    assert_eq!(limited, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_gives_each_layer_once() {
+    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 3).await;
+    registry.fault(blobs().gets(), Fault::NoRange);
+    pull(&registry, &nodes, "app:1").await;
+    let layer = &registry.image("app:1").layers[0];
+    let whole = registry.requests().into_iter().filter(|seen| seen.digest() == Some(layer.digest));
+    assert_eq!(whole.filter(|seen| seen.sent == layer.size()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_fails_some_of_the_requests_fails_no_pull() {
+    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 3).await;
+    registry.fault(blobs().gets().first(1), Fault::CutAfter(300_000));
+    registry.fault(blobs().gets().first(3), Fault::Status(StatusCode::BAD_GATEWAY));
+    pull(&registry, &nodes, "app:1").await;
+    assert!(registry.blob_bytes_sent() < registry.image("app:1").blob_bytes() + 2 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_vanishes_in_the_middle_costs_no_pull() {
+    let registry = Registry::new().image("app:1", layers([12 * MIB])).start().await;
+    let (mut nodes, _cluster) = crowd(&registry, 3).await;
+    let gate = registry.stall(blobs().gets().ranged(), 600_000);
+    let clients: Vec<_> = nodes.iter().map(Node::client).collect();
+    let mut pulls: Vec<_> = clients
+        .into_iter()
+        .map(|client| tokio::spawn(async move { client.pull("app:1").await.map(|pulled| pulled.layers) }))
+        .collect();
+    // Every node has a lease and a part of it.
+    gate.reached(3).await;
+    let last = pulls.pop().unwrap();
+    nodes.pop().unwrap().stop().await;
+    gate.open();
+    assert!(last.await.unwrap().is_err());
+    for pulled in pulls {
+        assert!(pulled.await.unwrap().unwrap() == [registry.image("app:1").layers[0].bytes.clone()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_counting_a_tag_is_a_get_as_it_was() {
+    let registry = Registry::new().image("app:1", layers([5])).start().await;
+    let node = Node::beside(&registry).configured("[pull]\nspare_gets = false\n").start().await;
+    node.client().pull("app:1").await.unwrap();
+    node.client().pull("app:1").await.unwrap();
+    assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_pulled_again_costs_a_head_and_a_moved_tag_a_get() {
+    let registry = Registry::new().image("app:1", layers([5])).image("app:2", layers([6])).start().await;
+    let node = Node::beside(&registry).start().await;
+    for _ in 0..3 {
+        node.client().pull("app:1").await.unwrap();
+    }
+    assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (1, 3));
+    node.client().pull("app:2").await.unwrap();
+    assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (2, 4));
+    // A registry that does not answer HEAD is asked as the client asked.
+    registry.fault(manifests().heads(), Fault::Status(StatusCode::METHOD_NOT_ALLOWED));
+    node.client().pull("app:1").await.unwrap();
+    assert_eq!(registry.manifest_gets(), 3);
+}
