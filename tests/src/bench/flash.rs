@@ -91,6 +91,10 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             daemons[n].restart().await?;
         }
     }
-    fleet.passed()?;
-    Ok(figures::report(case, options.runtime, &setup, &rounds))
+    let report = figures::report(case, options.runtime, &setup, &rounds);
+    // The logs of a crowd that missed its target are worth a look.
+    if report.missed().is_empty() {
+        fleet.passed()?;
+    }
+    Ok(report)
 }
