@@ -20,6 +20,7 @@ use self::rate::Rate;
 use self::round::Scene;
 use self::runtime::{Clients, Runtime};
 use super::report::Report;
+use crate::fleet::daemon::Settings;
 use crate::fleet::{Daemon, Fleet};
 
 /// Which crowd, and how it differs from its case.
@@ -73,7 +74,9 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     fleet.registry().node().link().shape(&setup.registry_rate.to_string())?;
     let (nodes, mirror) = fleet.nodes().split_at(setup.nodes.into());
     let mirror = mirror.first().filter(|_| !options.skip_baselines);
-    let mut daemons = Daemon::on_all(nodes).await?;
+    let is_far = |n: usize| n >= usize::from(setup.nodes / 2);
+    let zone = |n| setup.between.map(|_| if is_far(n) { "b" } else { "a" });
+    let mut daemons = Daemon::on_each_with(nodes, |n| Settings { zone: zone(n), ..Settings::default() }).await?;
     let clients = Clients::start(options.runtime, fleet.registry(), nodes, &daemons).await?;
     let scene = Scene { fleet: &fleet, nodes, mirror, clients, setup, image_mib: options.image_mib };
     let mut rounds = Vec::new();
@@ -91,6 +94,10 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             daemons[n].restart().await?;
         }
     }
-    fleet.passed()?;
-    Ok(figures::report(case, options.runtime, &setup, &rounds))
+    let report = figures::report(case, options.runtime, &setup, &rounds);
+    // The logs of a crowd that missed its target are worth a look.
+    if report.missed().is_empty() {
+        fleet.passed()?;
+    }
+    Ok(report)
 }

@@ -38,13 +38,16 @@ pub struct Settings {
     pub certs_d: Vec<PathBuf>,
     /// Added to the configuration as it is.
     pub more: String,
+    /// The zone it is in; `None` says nothing of zones.
+    pub zone: Option<&'static str>,
     /// Its log filter.
     pub log: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { certs_d: vec!["/etc/docker/certs.d".into()], more: String::new(), log: "info".to_owned() }
+        let certs_d = vec!["/etc/docker/certs.d".into()];
+        Self { certs_d, more: String::new(), zone: None, log: "info".to_owned() }
     }
 }
 
@@ -90,10 +93,18 @@ impl Daemon {
     /// # Errors
     /// As [`Self::on_all`].
     pub async fn on_all_with(nodes: &[Node], settings: &Settings) -> Result<Vec<Self>> {
+        Self::on_each_with(nodes, |_| settings.clone()).await
+    }
+
+    /// The same with the settings that `settings` gives to the n-th node, from 0.
+    ///
+    /// # Errors
+    /// As [`Self::on_all`].
+    pub async fn on_each_with(nodes: &[Node], settings: impl Fn(usize) -> Settings) -> Result<Vec<Self>> {
         let token = Token::create(nodes)?;
         let mut daemons = Vec::new();
-        for node in nodes {
-            daemons.push(Self::launch(node, nodes, &token, settings)?);
+        for (n, node) in nodes.iter().enumerate() {
+            daemons.push(Self::launch(node, nodes, &token, &settings(n))?);
         }
         for daemon in &mut daemons {
             daemon.ready().await?;
@@ -270,6 +281,7 @@ fn configuration(node: &Node, members: &[Node], home: &Path, settings: &Settings
         members.iter().filter(|member| member.name() != node.name()).map(|node| member(node).to_string()).collect();
     let (home, own, cgroup) = (home.display(), member(node), node.cgroup().path().display());
     let (certs_d, log, more) = (&settings.certs_d, &settings.log, &settings.more);
+    let zone = settings.zone.map(|zone| format!("zone = {zone:?}")).unwrap_or_default();
     format!(
         r#"state_dir = "{home}/state"
 registries = ["{HOST}:{PORT}"]
@@ -285,6 +297,7 @@ low_disk = "64MiB"
 listen = "{own}"
 token_file = "{home}/token"
 members = {others:?}
+{zone}
 [trust]
 certs_d = {certs_d:?}
 [log]

@@ -18,14 +18,16 @@ pub(super) fn report(case: Case, runtime: Runtime, setup: &Setup, rounds: &[Roun
     let over = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure));
     let bound = |round: &Round| setup.bound(round.image_bytes);
     let copies = |round: &Round| f64::from(setup.nodes) * round.image_bytes as f64;
-    let crossed = |round: &Round| round.crossed.unwrap_or_default() as f64 / round.image_bytes as f64;
     let own = |round: &Round| round.waylay.last_own() / setup.alone(round.image_bytes);
     // Of those that come one after the other, only the last one's bound is known.
     let together = setup.apart.is_zero();
-    let compared = |side: fn(&Round) -> Option<&Crowd>| {
-        rounds.iter().all(|round| side(round).is_some()).then(|| over(&|round| side(round).map_or(0.0, Crowd::last)))
+    // What was measured in every round only.
+    let all = |figure: &dyn Fn(&Round) -> Option<f64>| {
+        let values: Option<Vec<f64>> = rounds.iter().map(figure).collect();
+        values.map(median)
     };
-    let (direct, mirror) = (compared(|round| round.direct.as_ref()), compared(|round| round.mirror.as_ref()));
+    let direct = all(&|round| round.direct.as_ref().map(Crowd::last));
+    let mirror = all(&|round| round.mirror.as_ref().map(Crowd::last));
     let last = over(&|round| round.waylay.last());
     let idle = over(&|round| round.idle);
     let figures = [
@@ -36,10 +38,10 @@ pub(super) fn report(case: Case, runtime: Runtime, setup: &Setup, rounds: &[Roun
         ("eta_last", Some(over(&|round| bound(round) / round.waylay.last()))),
         ("eta_p50", together.then(|| over(&|round| bound(round) / round.waylay.p50()))),
         ("egress_ratio", Some(over(&|round| round.egress as f64 / round.image_bytes as f64))),
-        ("cross_zone_ratio", rounds.iter().all(|round| round.crossed.is_some()).then(|| over(&crossed))),
+        ("cross_zone_ratio", all(&|round| Some(round.crossed? as f64 / round.image_bytes as f64))),
         ("direct_last_s", direct),
         ("mirror_last_s", mirror),
-        ("ratio_vs_direct", compared(|round| round.direct.as_ref()).map(|direct| last / direct)),
+        ("ratio_vs_direct", all(&|round| Some(round.waylay.last() / round.direct.as_ref()?.last()))),
         ("last_own_ratio", (!together).then(|| over(&own))),
         ("cpu_s_per_gib", Some(over(&|round| round.cpu / (copies(round) / GIB)))),
         ("peak_rss_mib", Some(rounds.iter().map(|round| round.peak_rss_mib).fold(0.0, f64::max))),
