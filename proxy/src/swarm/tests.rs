@@ -199,10 +199,13 @@ async fn damage_on_a_peers_disk_is_noticed_blamed_and_made_good_by_another() {
     c.put(&bytes).await;
     let path = a.dir.path().join("blobs/sha256").join(digest.hex());
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", MIB + 77).unwrap();
+    // Two neighbours are asked in turn, so one of two pieces side by side is asked of this one.
+    for at in [MIB, MIB + (256 << 10)] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"rot", at + 77).unwrap();
+    }
     let found = located(2 * MIB, &[a.provider(), c.provider()]);
     b.knows(c.addr()).await;
-    // Pieces are shared out by speed, so the damaged one may come from the other at first.
+    // Pieces are shared out by speed too, so the damaged ones may come from the other at first.
     for _ in 0..50 {
         let (partial, fetched) = b.fetch(&found, digest).await;
         assert!(fetched.missing.is_empty() && partial.verified().await.is_ok());

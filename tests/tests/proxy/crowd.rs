@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use waylay_tests::scripted::{Cluster, Fault, MIB, Node, Registry, Running, blobs, layers, manifests};
+use waylay_tests::scripted::{Cluster, Fault, Kind, MIB, Node, Registry, Running, blobs, layers, manifests};
 
 use super::sum;
 
@@ -33,8 +33,9 @@ async fn each_blob_leaves_the_registry_once_and_each_manifest_costs_one_get() {
     assert_eq!(registry.blob_bytes_sent(), image.blob_bytes());
     assert_eq!(registry.manifest_gets(), 1, "{:#?}", registry.requests());
     assert_eq!(registry.manifest_heads(), nodes.len());
-    // A layer, its neighbours and the config were each asked about with each node's own credential.
-    assert_eq!(registry.blob_heads(), 4 * nodes.len());
+    // Each blob was asked about with each node's own credential, but for those that some node was already known to have
+    // from this repository.
+    assert!((4..=4 * nodes.len()).contains(&registry.blob_heads()), "{}", registry.blob_heads());
     let (mut from_registry, mut from_peers) = (0, 0);
     for node in &nodes {
         let lines = node.pulls(5).await;
@@ -53,7 +54,9 @@ async fn a_registry_that_limits_is_asked_by_fewer_and_no_pull_fails() {
     let (nodes, _cluster) = crowd(&registry, 3).await;
     registry.fault(blobs().gets().first(4), Fault::TooMany(1));
     pull(&registry, &nodes, "app:1").await;
-    assert_eq!(registry.blob_bytes_sent(), registry.image("app:1").blob_bytes());
+    // What it says with a 429 is no part of a blob.
+    let given = registry.requests().into_iter().filter(|seen| seen.kind == Kind::BlobGet && seen.status < 300);
+    assert_eq!(given.map(|seen| seen.sent).sum::<u64>(), registry.image("app:1").blob_bytes());
     let limited: u64 =
         nodes.iter().map(|node| node.counters().sum("waylay_faults_total", &[("side", "registry"), ("what", "status")])).sum();
     assert_eq!(limited, 4);
@@ -61,7 +64,8 @@ async fn a_registry_that_limits_is_asked_by_fewer_and_no_pull_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_without_ranges_gives_each_layer_once() {
-    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    // Larger than what is under way when a node finds out and hangs up.
+    let registry = Registry::new().image("app:1", layers([40 * MIB])).start().await;
     let (nodes, _cluster) = crowd(&registry, 3).await;
     registry.fault(blobs().gets(), Fault::NoRange);
     pull(&registry, &nodes, "app:1").await;
@@ -93,7 +97,7 @@ async fn a_member_that_vanishes_in_the_middle_costs_no_pull() {
     // Every node has a lease and a part of it.
     gate.reached(3).await;
     let last = pulls.pop().unwrap();
-    nodes.pop().unwrap().stop().await;
+    drop(nodes.pop());
     gate.open();
     assert!(last.await.unwrap().is_err());
     for pulled in pulls {
@@ -101,27 +105,42 @@ async fn a_member_that_vanishes_in_the_middle_costs_no_pull() {
     }
 }
 
+/// As dockerd asks: a GET of the tag.
+async fn get_tag(node: &Node, registry: &Running, image: &str) {
+    let image = registry.image(image);
+    let manifest = node.client().get(&image.tag_path()).await.unwrap().success().await.unwrap();
+    assert_eq!(manifest, image.top.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_gets_a_tag_costs_a_head_each_and_one_get() {
+    let registry = Registry::new().image("app:1", layers([5])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 4).await;
+    join_all(nodes.iter().map(|node| get_tag(node, &registry, "app:1"))).await;
+    assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (1, 4));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_counting_a_tag_is_a_get_as_it_was() {
     let registry = Registry::new().image("app:1", layers([5])).start().await;
     let node = Node::beside(&registry).configured("[pull]\nspare_gets = false\n").start().await;
-    node.client().pull("app:1").await.unwrap();
-    node.client().pull("app:1").await.unwrap();
+    get_tag(&node, &registry, "app:1").await;
+    get_tag(&node, &registry, "app:1").await;
     assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_pulled_again_costs_a_head_and_a_moved_tag_a_get() {
+async fn a_tag_got_again_costs_a_head_and_another_one_a_get() {
     let registry = Registry::new().image("app:1", layers([5])).image("app:2", layers([6])).start().await;
     let node = Node::beside(&registry).start().await;
     for _ in 0..3 {
-        node.client().pull("app:1").await.unwrap();
+        get_tag(&node, &registry, "app:1").await;
     }
     assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (1, 3));
-    node.client().pull("app:2").await.unwrap();
+    get_tag(&node, &registry, "app:2").await;
     assert_eq!((registry.manifest_gets(), registry.manifest_heads()), (2, 4));
     // A registry that does not answer HEAD is asked as the client asked.
     registry.fault(manifests().heads(), Fault::Status(StatusCode::METHOD_NOT_ALLOWED));
-    node.client().pull("app:1").await.unwrap();
+    get_tag(&node, &registry, "app:1").await;
     assert_eq!(registry.manifest_gets(), 3);
 }
