@@ -14,10 +14,13 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use futures_util::future::BoxFuture;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 
 use super::{
-    Located, Quarantine,
+    Located, Quarantine, crowd,
     exchange::{
         Exchange,
         get::{self, GetError, Want},
@@ -152,6 +155,7 @@ pub(super) async fn fetch(
         bytes: BTreeMap::new(),
         fetched: Fetched::default(),
         registry: Registry::default(),
+        leases: Vec::new(),
         crowd: Crowd::new(),
         progress: Instant::now(),
         wish,
@@ -186,15 +190,24 @@ struct Fetch<'a> {
     bytes: BTreeMap<SocketAddr, u64>,
     fetched: Fetched,
     registry: Registry,
+    leases: Vec<Lease>,
     crowd: Crowd,
     /// When a piece last came, from anywhere.
     progress: Instant,
 }
 
+/// What is being taken from the registry.
+struct Lease {
+    pieces: Range<u32>,
+    /// How many of them were here when one last came.
+    had: usize,
+    progress: Instant,
+    task: AbortHandle,
+}
+
 /// How the registry does.
 #[derive(Debug, Default)]
 struct Registry {
-    leases: usize,
     /// Pieces of the last lease.
     last: usize,
     rate: u64,
@@ -239,6 +252,7 @@ impl Fetch<'_> {
             if has > had {
                 (had, self.progress) = (has, now);
             }
+            self.give_up_stalled(&held, now);
             self.plan.settle(&held);
             self.plan.set_cursor(self.wish.cursor.load(Ordering::Relaxed));
             // The last piece is here before its bearer has said so.
@@ -274,7 +288,7 @@ impl Fetch<'_> {
 
     fn is_hopeless(&self, now: Instant) -> bool {
         let alone = self.crowd.owner != 0 && self.neighbours.is_empty();
-        let stuck = self.registry.leases == 0 && self.plan.is_over();
+        let stuck = self.leases.is_empty() && self.plan.is_over();
         let quiet = now.saturating_duration_since(self.progress);
         stuck && (self.registry.never && (alone || quiet > HOPELESS) || quiet > HOPELESS * 6)
     }
@@ -339,21 +353,39 @@ impl Fetch<'_> {
             return;
         }
         self.plan.lease(pieces.clone());
-        self.registry.leases += 1;
         self.registry.last = pieces.len();
         let taking = (self.wish.registry)(pieces.clone(), self.registry.whole);
-        let reports = self.reports.clone();
-        self.tasks.spawn(async move {
-            let began = Instant::now();
+        let (reports, leased, began) = (self.reports.clone(), pieces.clone(), Instant::now());
+        let task = self.tasks.spawn(async move {
             let ended = taking.await;
-            let _ = reports.send(Report::Lease { pieces, took: began.elapsed(), ended }).await;
+            let _ = reports.send(Report::Lease { pieces: leased, took: began.elapsed(), ended }).await;
         });
+        self.leases.push(Lease { pieces, had: 0, progress: began, task });
+    }
+
+    /// Gives up leases that bring nothing, so that their pieces can be had elsewhere: the owner leases them anew.
+    fn give_up_stalled(&mut self, held: &FixedBitSet, now: Instant) {
+        let patience = crowd::stalled(self.layout);
+        let mut stalled = Vec::new();
+        for lease in &mut self.leases {
+            let has = lease.pieces.clone().filter(|index| held.contains(*index as usize)).count();
+            if has > lease.had {
+                (lease.had, lease.progress) = (has, now);
+            } else if now.saturating_duration_since(lease.progress) > patience {
+                lease.task.abort();
+                stalled.push(lease.pieces.clone());
+            }
+        }
+        for pieces in stalled {
+            tracing::info!(blob = %self.wish.partial.digest(), ?pieces, "the registry brings nothing, giving the lease up");
+            self.lease_ended(pieces, Duration::ZERO, Err(Declined::Failed), now);
+        }
     }
 
     /// Nothing comes from anywhere: an owner that is wrong, or holders that are, must not stop a pull.
     fn push_on(&mut self, held: &FixedBitSet, now: Instant) {
         let quiet = now.saturating_duration_since(self.progress) > IMPATIENT;
-        if !quiet || self.registry.leases > 0 || !self.may_ask_registry(now) {
+        if !quiet || !self.leases.is_empty() || !self.may_ask_registry(now) {
             return;
         }
         let end = self.wish.wanted.end.min(self.layout.count());
@@ -375,7 +407,7 @@ impl Fetch<'_> {
         }
         let (unseen, fetching) = (self.plan.unseen(), self.plan.fetching(held));
         let low = self.plan.leased(held) <= self.registry.last / 2;
-        let room = self.registry.leases < LEASES && low && self.may_ask_registry(now);
+        let room = self.leases.len() < LEASES && low && self.may_ask_registry(now);
         let wants = room && !unseen.is_clear() && !crowd.nothing;
         let pause = now.saturating_duration_since(crowd.asked) >= MIN_PAUSE || crowd.owner == 0;
         if crowd.due > now && !(wants && pause) {
@@ -440,8 +472,9 @@ impl Fetch<'_> {
     }
 
     fn lease_ended(&mut self, pieces: Range<u32>, took: Duration, ended: Result<(), Declined>, now: Instant) {
+        let Some(at) = self.leases.iter().position(|lease| lease.pieces == pieces) else { return };
+        self.leases.swap_remove(at);
         self.plan.unlease(pieces.clone());
-        self.registry.leases -= 1;
         match ended {
             Ok(()) => {
                 let bytes: u64 = pieces.map(|index| self.layout.len(index)).sum();

@@ -85,6 +85,16 @@ async fn a_registry_that_fails_some_of_the_requests_fails_no_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_stalls_is_given_up_and_had_from_elsewhere() {
+    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 2).await;
+    // It never opens.
+    let _gate = registry.stall(blobs().gets().ranged().first(1), 300_000);
+    pull(&registry, &nodes, "app:1").await;
+    assert!(registry.blob_bytes_sent() < registry.image("app:1").blob_bytes() + 2 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_vanishes_in_the_middle_costs_no_pull() {
     let registry = Registry::new().image("app:1", layers([12 * MIB])).start().await;
     let (mut nodes, _cluster) = crowd(&registry, 3).await;
