@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::*;
+use super::{apply, host::Host, plan::Step, probe::Facts, *};
 
 /// Answers what a booted machine with containerd answers, and notes what it is told.
 const SYSTEMCTL: &str = r#"#!/bin/sh
