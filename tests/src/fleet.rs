@@ -24,11 +24,14 @@ use anyhow::{Context, Result};
 
 pub use self::access::{AccessLine, BySource, Counters};
 use self::cgroup::Cgroup;
+pub(crate) use self::command::run;
 pub use self::daemon::Daemon;
 pub use self::leftovers::{kept, remove};
 use self::network::Switch;
 pub use self::node::Node;
+pub(crate) use self::node::PATH;
 pub use self::registry::Registry;
+pub(crate) use self::runtime::cri;
 pub use self::runtime::{Kind, Login, Runtime};
 use crate::image::Image;
 
@@ -44,8 +47,8 @@ pub struct Fleet {
     registry: Registry,
     nodes: Vec<Node>,
     authority: authority::Authority,
-    _cgroup: Cgroup,
-    _switch: Switch,
+    cgroup: Cgroup,
+    switch: Switch,
     dir: Directory,
 }
 
@@ -98,6 +101,16 @@ impl Fleet {
     #[must_use]
     pub fn authority(&self) -> &authority::Authority {
         &self.authority
+    }
+
+    /// The switch, to plug more into.
+    pub(crate) fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// The control group of everything in it.
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     /// Says that the scenario went well, so that dropping the fleet leaves nothing. Without it, the logs are kept.
@@ -173,7 +186,7 @@ impl Plan {
             nodes.iter().chain([&home]).try_for_each(|node| node.link().shape(rate))?;
         }
         let registry = Registry::start(home, &self.registry, &authority, &self.images).await?;
-        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switch: switch, dir })
+        Ok(Fleet { registry, nodes, authority, cgroup, switch, dir })
     }
 }
 
