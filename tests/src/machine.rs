@@ -30,6 +30,10 @@ use crate::wait::eventually;
 
 /// From power on to all units started.
 const BOOT: Duration = Duration::from_secs(60);
+/// From the order to reboot to the end of all units; a stuck one is killed by then.
+const DOWN: Duration = Duration::from_secs(120);
+/// How systemd-nspawn ends when the machine wants to boot again and `--keep-unit` leaves that to whoever started it.
+const REBOOTS: i32 = 133;
 /// Longer than any command here may take.
 const COMMAND: Duration = Duration::from_secs(240);
 /// Where what an operator downloads lies on a machine.
@@ -42,7 +46,8 @@ pub struct Machine {
     cgroup: Cgroup,
     nspawn: Process,
     link: Link,
-    _namespace: Namespace,
+    namespace: Namespace,
+    name: String,
     address: Ipv4Addr,
     root: PathBuf,
 }
@@ -75,7 +80,8 @@ impl Machine {
         let link = fleet.switch().plug(&namespace, name, address(host))?;
         let cgroup = Cgroup::create(fleet.cgroup().path(), name)?;
         let nspawn = Process::start(name, nspawn(&root, name, &namespace, &cgroup), &dir.join("console.log"))?;
-        let mut machine = Self { cgroup, nspawn, link, _namespace: namespace, address: address(host), root };
+        let (name, address) = (name.to_owned(), address(host));
+        let mut machine = Self { cgroup, nspawn, link, namespace, name, address, root };
         machine.booted().await?;
         Ok(machine)
     }
@@ -99,16 +105,15 @@ impl Machine {
     /// Restarts it from within, and waits until it has booted again.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not go down or not come back.
     pub async fn reboot(&mut self) -> Result<()> {
-        let before = leader(self.nspawn.pid())?;
         // The connection to systemd breaks when it does what it is told.
-        drop(enter(before).args(["systemctl", "--no-block", "reboot"]).status());
-        let nspawn = self.nspawn.pid();
-        eventually("a machine to go down", BOOT, async || {
-            Ok(leader(nspawn).is_ok_and(|now| now != before).then_some(()))
-        })
-        .await?;
+        drop(enter(leader(self.nspawn.pid())?).args(["systemctl", "--no-block", "reboot"]).status());
+        let status = self.nspawn.ended(DOWN).with_context(|| self.nspawn.tail(20))?;
+        ensure!(status.code() == Some(REBOOTS), "the machine ended with {status} instead of rebooting");
+        let command = nspawn(&self.root, &self.name, &self.namespace, &self.cgroup);
+        let log = self.nspawn.log_path().to_owned();
+        self.nspawn = Process::start(&self.name, command, &log)?;
         self.booted().await
     }
 
@@ -224,7 +229,7 @@ impl Machine {
     /// # Errors
     /// When it does not answer.
     pub async fn counters(&self) -> Result<fleet::Counters> {
-        let (status, text) = fleet::daemon::ask(&self._namespace, "/metrics").await?;
+        let (status, text) = fleet::daemon::ask(&self.namespace, "/metrics").await?;
         ensure!(status.is_success(), "/metrics says {status}");
         Ok(fleet::Counters::new(text))
     }
