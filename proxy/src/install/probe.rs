@@ -72,7 +72,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Bytes that an ordinary user may still write to the file system of `path`; 0 when it cannot be asked.
 pub fn free(path: &Path) -> u64 {
-    statvfs(path).map_or(0, |stat| stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    statvfs(path).map_or(0, |stat| stat.blocks_available() * stat.fragment_size())
 }
 
 /// The address from which a packet to `towards` would leave, or to anywhere. Nothing is sent: a UDP socket that is

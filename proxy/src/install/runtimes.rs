@@ -136,14 +136,14 @@ fn own_ssl_cert_dir(host: &Host, unit: &str) -> Option<String> {
     let files = property(&said, "FragmentPath").into_iter().chain(property(&said, "DropInPaths")?.split(' '));
     let texts = files.filter(|file| !file.is_empty() && Path::new(file) != ours).filter_map(|file| host.read(file));
     // The last assignment of a variable counts (systemd.exec(5)).
-    texts.filter_map(|text| assigned(&text)).last()
+    texts.filter_map(|text| assigned(&text)).next_back()
 }
 
 /// The value of `SSL_CERT_DIR` in a unit's `Environment=` lines.
 fn assigned(unit: &str) -> Option<String> {
     let lines = unit.lines().filter_map(|line| line.trim().strip_prefix("Environment="));
     let values = lines.flat_map(str::split_whitespace);
-    let value = values.filter_map(|word| word.trim_matches('"').strip_prefix("SSL_CERT_DIR=")).last()?;
+    let value = values.filter_map(|word| word.trim_matches('"').strip_prefix("SSL_CERT_DIR=")).next_back()?;
     Some(value.to_owned())
 }
 
