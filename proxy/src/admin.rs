@@ -1,7 +1,8 @@
-//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback, `/status` and `/trace` on the control
-//! socket. It only tells; deciding and doing are elsewhere.
+//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of [`control`]
+//! as well. It only passes on; deciding and doing are elsewhere.
 
 pub mod client;
+mod control;
 pub mod status;
 
 use std::{
@@ -29,8 +30,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use self::status::Status;
-use crate::{lifecycle::Readiness, telemetry::Trace};
+use self::status::{Blob, Peer, Status};
+use crate::{lifecycle::Readiness, oci::digest::Digest, telemetry::Trace};
 
 /// Connections of operators and probes served at once.
 const MOST: usize = 64;
@@ -59,12 +60,33 @@ pub enum AdminError {
     },
 }
 
-/// What is told, gathered when it is asked for.
+/// What is told, gathered when it is asked for, and what an operator may have done.
 pub trait View: Send + Sync + 'static {
     /// All counters in the Prometheus text format.
     fn metrics(&self) -> String;
     /// The state of the daemon.
     fn status(&self) -> Status;
+    /// The other members.
+    fn peers(&self) -> Vec<Peer>;
+    /// All complete blobs.
+    fn blobs(&self) -> Vec<Blob>;
+    /// One of them; `None` when it is not held.
+    fn blob(&self, digest: &Digest) -> Option<Blob>;
+    /// Hashes a blob again; `None` when it is not held. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn verify(&self, digest: &Digest) -> io::Result<Option<bool>>;
+    /// Throws a blob away; false when it is not held.
+    ///
+    /// # Errors
+    /// When a file stays.
+    fn remove(&self, digest: &Digest) -> io::Result<bool>;
+    /// Sends new connections directly to their registry, or no longer; a restart does not change it.
+    ///
+    /// # Errors
+    /// When it could not be done or not be remembered.
+    fn switch(&self, off: bool) -> io::Result<()>;
 }
 
 /// Both listeners, bound.
@@ -150,7 +172,7 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(desk.answer(&request, control)) }
+        async move { Ok::<_, Infallible>(desk.answer(&request, control).await) }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
     if let Err(error) = served {
@@ -159,29 +181,24 @@ where
 }
 
 impl<V: View> Desk<V> {
-    fn answer<B>(&self, request: &Request<B>, control: bool) -> Reply {
-        if request.method() != Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-        }
-        match (request.uri().path(), control) {
-            ("/livez", _) => text(StatusCode::OK, "ok\n".to_owned()),
-            ("/readyz", _) => match self.readiness.waiting() {
+    async fn answer<B>(&self, request: &Request<B>, control: bool) -> Reply {
+        let known = match (request.method(), request.uri().path()) {
+            (&Method::GET, "/livez") => Some(text(StatusCode::OK, "ok\n".to_owned())),
+            (&Method::GET, "/readyz") => Some(match self.readiness.waiting() {
                 waiting if waiting.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
                 waiting => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", "))),
-            },
-            ("/metrics", _) => {
+            }),
+            (&Method::GET, "/metrics") => {
                 let mut reply = text(StatusCode::OK, self.view.metrics());
                 let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
                 reply.headers_mut().insert(header::CONTENT_TYPE, kind);
-                reply
+                Some(reply)
             }
-            ("/status", true) => match serde_json::to_string(&self.view.status()) {
-                Ok(json) => text(StatusCode::OK, json),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            },
-            ("/trace", true) => self.follow(),
-            _ => text(StatusCode::NOT_FOUND, "not found\n".to_owned()),
-        }
+            (&Method::GET, "/trace") if control => Some(self.follow()),
+            (method, path) if control => control::answer(&self.view, method, path).await,
+            _ => None,
+        };
+        known.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not found\n".to_owned()))
     }
 
     /// One JSON object a line, for as long as the follower stays.

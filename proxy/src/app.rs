@@ -1,6 +1,7 @@
 //! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
 
 mod members;
+mod switch;
 pub mod trust;
 mod view;
 mod watch;
@@ -16,7 +17,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use waylay_certs::{Identities, Manifest, Publish, RegistryName};
 
-use self::{trust::ByEvidence, view::Desk, watch::Watcher};
+use self::{switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
 use crate::{
     accept::{self, Origin},
     admin::Admin,
@@ -112,7 +113,7 @@ impl Core {
 
     /// A watch that counts and shows connections, for a way in without a kernel guard.
     pub fn watch(&self) -> Arc<impl accept::Watch + use<>> {
-        Arc::new(Watcher::new(self.metrics.clone(), self.trace.clone(), None))
+        Arc::new(Watcher::new(self.metrics.clone(), self.trace.clone()))
     }
 
     /// Says goodbye to the peers and notes that the store was closed cleanly.
@@ -139,8 +140,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let trust = ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots());
     let core = Core::open(config.clone(), outside()).await?;
     let guard = Arc::new(attach(&config, &listeners)?);
-    let watch = Arc::new(Watcher::new(core.metrics.clone(), core.trace.clone(), Some(guard.clone())));
-    let desk = Arc::new(Desk { config: config.clone(), started, core: view::Parts::of(&core), guard: guard.clone() });
+    let switch = Arc::new(Switch::new(Some(guard.clone()), config.state_dir.join("off")));
+    let watch = Watcher::new(core.metrics.clone(), core.trace.clone()).with(guard.clone(), switch.clone());
+    let watch = Arc::new(watch);
+    let (parts, config_shown) = (view::Parts::of(&core), config.clone());
+    let desk = Desk { config: config_shown, started, core: parts, guard: guard.clone(), switch: switch.clone() };
+    let desk = Arc::new(desk);
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
     let origin = guard.origin();
@@ -150,7 +155,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         peers = config.swarm.is_some(),
         "started"
     );
-    let proving = prove(guard.clone(), watch.clone(), core.metrics.clone(), starting);
+    let proving = prove(guard.clone(), switch, core.metrics.clone(), starting);
     let publishing = republish(&config, &identities);
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
@@ -210,14 +215,25 @@ fn attach(config: &Config, listeners: &[TcpListener]) -> anyhow::Result<Intercep
     Ok(Intercept::attach(&wanted, Listeners { v4, v6: port(IpAddr::is_ipv6) })?)
 }
 
-/// Proves again and again that connections are intercepted; the first success makes the daemon ready. The service
-/// manager is told after the first attempt: a restart would mend nothing, and pulls work directly meanwhile.
-async fn prove(guard: Arc<Intercept>, watch: Arc<Watcher>, metrics: Arc<Metrics>, starting: lifecycle::Unready) {
+/// Proves again and again that connections are intercepted; the first success makes the daemon ready, and so does an
+/// operator who wants none intercepted. The service manager is told after the first attempt: a restart would mend
+/// nothing, and pulls work directly meanwhile.
+async fn prove(guard: Arc<Intercept>, switch: Arc<Switch>, metrics: Arc<Metrics>, starting: lifecycle::Unready) {
     let mut starting = Some(starting);
     let mut every = tokio::time::interval(PROVE);
     loop {
-        every.tick().await;
-        if watch.is_aside() {
+        tokio::select! {
+            _ = every.tick() => {}
+            // Somebody waits to see it work again.
+            () = switch.turned_on() => {}
+        }
+        if switch.is_aside() {
+            if switch.is_off() {
+                metrics.intercept_effective.set(0);
+                starting.take();
+                // No error: without a service manager there is nobody to tell.
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            }
             continue;
         }
         let tried = guard.clone();
@@ -233,7 +249,7 @@ async fn prove(guard: Arc<Intercept>, watch: Arc<Watcher>, metrics: Arc<Metrics>
             }
             Err(_) => return,
         }
-        // No error: without a service manager there is nobody to tell. Saying it again does no harm.
+        // Saying it again does no harm.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 }

@@ -1,8 +1,15 @@
 //! The command line: arguments here, one file per subcommand below.
 
+mod blobs;
 mod check;
+mod config;
+mod doctor;
+mod generate;
+mod install;
+mod peers;
 mod run;
 mod status;
+mod switch;
 mod token;
 mod trace;
 
@@ -17,12 +24,22 @@ use crate::{
 
 /// Bad usage or configuration (sysexits.h, EX_USAGE).
 const BAD_USAGE: u8 = 64;
+/// No daemon answers (EX_UNAVAILABLE).
+const NO_DAEMON: u8 = 69;
 /// The command failed.
 const FAILED: u8 = 1;
 
+/// What every page of help ends with; scripts rely on it.
+const EXIT_CODES: &str = "\
+Exit status:
+  0   done
+  1   it failed, or `doctor` or `blobs verify` found something broken
+  64  wrong arguments or configuration
+  69  no daemon answers on the control socket";
+
 /// Peer-to-peer image pulls without touching the container runtime's configuration.
 #[derive(Debug, Parser)]
-#[command(name = "waylay", version, arg_required_else_help = true)]
+#[command(name = "waylay", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,17 +47,42 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon in the foreground.
-    Run(ConfigFile),
-    /// Validate a configuration and show what it resolves to.
-    Check(ConfigFile),
+    /// Install waylay on this node, or repair or upgrade what is there.
+    Install(install::Install),
+    /// Take waylay off this node; every file is as it was before.
+    Uninstall(install::Uninstall),
     /// Show whether the daemon intercepts, what it stores, and whom it shares with.
     Status(Ask),
+    /// Look for what is wrong on this node, and say how to mend it.
+    Doctor(doctor::Doctor),
+    /// Let all pulls go directly, at once and until `waylay on`.
+    Off(Ask),
+    /// Intercept again after `waylay off`.
+    On(Ask),
+    /// Show the other members and whether they answer.
+    Peers(Ask),
+    /// Look at what the store holds.
+    #[command(subcommand)]
+    Blobs(blobs::Blobs),
+    /// Follow connections and requests as they happen.
+    Trace(Ask),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config::Show),
+    /// Validate a configuration and show what it resolves to.
+    Check(ConfigFile),
     /// Make or inspect join tokens.
     #[command(subcommand)]
     Token(token::Token),
-    /// Follow connections and requests as they happen.
-    Trace(Ask),
+    /// Run the daemon in the foreground.
+    Run(ConfigFile),
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +102,7 @@ struct Ask {
     json: bool,
 }
 
-/// Parses the arguments and runs the command. 0: done; 1: it failed; 64: bad usage or configuration.
+/// Parses the arguments and runs the command; the exit status is what the help says.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -72,19 +114,42 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Run(file) => run::run(&file.config),
-        Command::Check(file) => check::check(&file.config),
+        Command::Install(install) => install.run(),
+        Command::Uninstall(uninstall) => uninstall.run(),
         Command::Status(ask) => status::status(&ask.socket, ask.json),
-        Command::Token(token) => token.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Off(ask) => switch::switch(&ask.socket, ask.json, true),
+        Command::On(ask) => switch::switch(&ask.socket, ask.json, false),
+        Command::Peers(ask) => peers::peers(&ask.socket, ask.json),
+        Command::Blobs(blobs) => blobs.run(),
         Command::Trace(ask) => trace::trace(&ask.socket, ask.json),
+        Command::Config(show) => show.run(),
+        Command::Check(file) => check::check(&file.config),
+        Command::Token(token) => token.run(),
+        Command::Run(file) => run::run(&file.config),
+        Command::Completions { shell } => {
+            generate::completions(shell);
+            Ok(())
+        }
+        Command::Man => generate::man(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("waylay: {}", whole(&error));
-            let usage = error.is::<ConfigError>() || error.is::<token::BadToken>();
-            if usage { BAD_USAGE } else { FAILED }.into()
+            exit_code(&error).into()
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let silent = |error: &ClientError| matches!(error, ClientError::NotRunning { .. });
+    if error.is::<ConfigError>() || error.is::<token::BadToken>() {
+        BAD_USAGE
+    } else if error.downcast_ref().is_some_and(silent) {
+        NO_DAEMON
+    } else {
+        FAILED
     }
 }
 
@@ -103,6 +168,11 @@ fn ask<T>(question: impl Future<Output = Result<T, ClientError>>) -> anyhow::Res
 
 fn load(path: &std::path::Path) -> anyhow::Result<Config> {
     Ok(Config::load(path)?)
+}
+
+/// A table as it is read and compared: its columns are padded, but a line does not end in blanks.
+fn without_trailing_blanks(table: &str) -> String {
+    table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// `bytes` for people.

@@ -8,18 +8,21 @@ use std::{
     time::Duration,
 };
 
+use serde::{Serialize, Serializer};
 use waylay_certs::RegistryName;
 
 pub use file::ConfigError;
 
 /// Everything the daemon needs to know, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Config {
     /// Where identities, trust files and (unless said otherwise) the store live.
     pub state_dir: PathBuf,
     /// Registries that speak TLS; terminated where the calling process is known to trust us.
+    #[serde(serialize_with = "names")]
     pub registries: Vec<RegistryName>,
     /// Registries that speak plain HTTP.
+    #[serde(serialize_with = "names")]
     pub plain_http: Vec<RegistryName>,
     /// Which connections the kernel hands to us.
     pub intercept: Intercept,
@@ -40,7 +43,7 @@ pub struct Config {
 }
 
 /// Which connections the kernel hands to us.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Intercept {
     /// The cgroup to attach to; `None` finds the root of the cgroup2 mount.
     pub cgroup: Option<PathBuf>,
@@ -51,7 +54,7 @@ pub struct Intercept {
 }
 
 /// Where we accept what the kernel redirects.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Proxy {
     /// Loopback addresses; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
@@ -60,7 +63,7 @@ pub struct Proxy {
 }
 
 /// The loopback listener for probes and metrics, and the control socket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Admin {
     /// `/livez`, `/readyz` and `/metrics`.
     pub listen: SocketAddr,
@@ -69,27 +72,30 @@ pub struct Admin {
 }
 
 /// The blob store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Store {
     /// Its directory.
     pub dir: PathBuf,
     /// Bytes of blobs kept at most.
+    #[serde(serialize_with = "bytes")]
     pub quota: u64,
     /// Free bytes on the file system below which nothing new is stored.
+    #[serde(serialize_with = "bytes")]
     pub low_disk: u64,
 }
 
 /// How pulls behave.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Pull {
     /// While a registry is away, how long ago it must have granted a credential for that still to count.
+    #[serde(with = "humantime_serde")]
     pub offline_grace: Duration,
     /// Whether a tag is asked for by HEAD, and its manifest only where nobody near has it.
     pub spare_gets: bool,
 }
 
 /// The peer network.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Swarm {
     /// The address that we listen on and that other members reach us at.
     pub listen: SocketAddr,
@@ -102,7 +108,7 @@ pub struct Swarm {
 }
 
 /// Where certificates are published.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Trust {
     /// The directory for `SSL_CERT_DIR`.
     pub directory: PathBuf,
@@ -111,7 +117,7 @@ pub struct Trust {
 }
 
 /// Logging.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Log {
     /// A tracing filter, for example `info,waylay::swarm=debug`.
     pub filter: String,
@@ -120,7 +126,7 @@ pub struct Log {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -140,4 +146,21 @@ impl Config {
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         file::resolve(&text).map_err(|error| error.in_file(path))
     }
+
+    /// Checks the text of a configuration that is in no file yet.
+    ///
+    /// # Errors
+    /// As [`Self::load`], without a path.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        file::resolve(text)
+    }
+}
+
+fn names<S: Serializer>(names: &[RegistryName], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(ToString::to_string))
+}
+
+/// As a number: exact, and understood when read back.
+fn bytes<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{bytes}B"))
 }

@@ -233,6 +233,14 @@ impl Intercept {
     }
 }
 
+/// Whether this kernel takes the program: loads it and lets it go. Nothing is attached.
+///
+/// # Errors
+/// When it does not, with the verifier's reason, or when there is no privilege or no kernel program in this build.
+pub fn try_load() -> Result<(), LoadError> {
+    object::load(waylay_abi::MAX_PENDING).map(drop)
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds: what `bpf_ktime_get_ns` returns in the kernel.
 fn monotonic_ns() -> u64 {
     // This clock always exists; 0 would be a stale heartbeat, which is the safe side.

@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients and servers"))]
 
 pub mod cli;
+pub mod doctor;
+pub mod install;
 pub mod app;
 pub mod config;
 pub mod admin;

@@ -25,11 +25,14 @@ use anyhow::{Context, Result};
 
 pub use self::access::{AccessLine, BySource, Counters};
 use self::cgroup::Cgroup;
+pub(crate) use self::command::run;
 pub use self::daemon::Daemon;
 pub use self::leftovers::{kept, remove};
 use self::network::{Link, Switch};
 pub use self::node::Node;
+pub(crate) use self::node::PATH;
 pub use self::registry::Registry;
+pub(crate) use self::runtime::cri;
 pub use self::runtime::{Kind, Login, Runtime};
 use crate::image::Image;
 
@@ -45,8 +48,9 @@ pub struct Fleet {
     registry: Registry,
     nodes: Vec<Node>,
     authority: authority::Authority,
-    _cgroup: Cgroup,
-    _switches: Vec<Switch>,
+    cgroup: Cgroup,
+    switch: Switch,
+    _far: Option<Switch>,
     between: Option<Link>,
     dir: Directory,
 }
@@ -107,6 +111,16 @@ impl Fleet {
     #[must_use]
     pub fn authority(&self) -> &authority::Authority {
         &self.authority
+    }
+
+    /// The switch, to plug more into.
+    pub(crate) fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// The control group of everything in it.
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     /// Says that the scenario went well, so that dropping the fleet leaves nothing. Without it, the logs are kept.
@@ -202,8 +216,7 @@ impl Plan {
             None => None,
         };
         let registry = Registry::start(home, &self.registry, &authority, &self.images).await?;
-        let switches = [switch].into_iter().chain(far).collect();
-        Ok(Fleet { registry, nodes, authority, _cgroup: cgroup, _switches: switches, between, dir })
+        Ok(Fleet { registry, nodes, authority, cgroup, switch, _far: far, between, dir })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod demo;
 pub mod fleet;
 pub mod image;
+pub mod machine;
 pub mod privilege;
 pub mod scripted;
 pub mod wait;

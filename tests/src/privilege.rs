@@ -19,14 +19,21 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("docker-registry", "docker-registry"),
 ];
 
+/// The programs that boot machines besides.
+const MACHINES: [(&str, &str); 2] = [("debootstrap", "debootstrap"), ("systemd-nspawn", "systemd-container")];
+
 /// What is missing for a fleet, one line each; empty when it can run.
 #[must_use]
 pub fn missing() -> Vec<String> {
+    missing_of(&PROGRAMS)
+}
+
+fn missing_of(programs: &[(&str, &str)]) -> Vec<String> {
     let mut missing = Vec::new();
     if !Uid::effective().is_root() {
         missing.push("root: namespaces, cgroups and the kernel program need it".to_owned());
     }
-    for (program, package) in PROGRAMS {
+    for (program, package) in programs {
         if !on_path(program) {
             missing.push(format!("{program} (apt-get install {package})"));
         }
@@ -40,7 +47,20 @@ pub fn missing() -> Vec<String> {
 /// When something is missing and `CI` is set.
 #[must_use]
 pub fn needed(test: &str) -> bool {
-    let missing = missing();
+    needed_of(test, &PROGRAMS)
+}
+
+/// The same for a test that boots machines.
+///
+/// # Panics
+/// As [`needed`].
+#[must_use]
+pub fn needed_for_machines(test: &str) -> bool {
+    needed_of(test, &[&PROGRAMS[..], &MACHINES].concat())
+}
+
+fn needed_of(test: &str, programs: &[(&str, &str)]) -> bool {
+    let missing = missing_of(programs);
     if missing.is_empty() {
         return true;
     }

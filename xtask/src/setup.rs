@@ -26,7 +26,7 @@ const fn daemon(name: &'static str, why: &'static str, units: &'static [&'static
     Package { name, why, units }
 }
 
-const PACKAGES: [Package; 22] = [
+const PACKAGES: [Package; 24] = [
     package("gcc", "links programs, compiles the C parts of TLS and zstd"),
     package("g++", "brings the C++ library that bpf-linker is linked with"),
     package("pkg-config", "finds the libraries to link"),
@@ -44,6 +44,11 @@ const PACKAGES: [Package; 22] = [
     package("buildah", "builds the test images"),
     daemon("docker-registry", "the registry that the tests pull from", &["docker-registry.service"]),
     daemon("nginx-light", "what the benchmarks compare with", &["nginx.service"]),
+    package(
+        "debootstrap",
+        "makes the machines that the node tier boots: Debian with the runtimes, 450 MB in target/machines",
+    ),
+    package("systemd-container", "boots those machines (systemd-nspawn)"),
     package("iproute2", "makes the tests' networks"),
     package("golang-go", "a client of Go's own TLS in the tests of certificates"),
     package("openssl", "a client in the tests of certificates"),

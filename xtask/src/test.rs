@@ -30,10 +30,12 @@ enum Tier {
     Kernel,
     /// Nodes in namespaces with real runtimes; needs root and the packages of `cargo xtask setup`
     Fleet,
+    /// Booted Debian machines with real units and the real installer; needs what the fleet needs
+    Node,
 }
 
 impl Tier {
-    const ALL: [Tier; 4] = [Tier::Unit, Tier::Proxy, Tier::Kernel, Tier::Fleet];
+    const ALL: [Tier; 5] = [Tier::Unit, Tier::Proxy, Tier::Kernel, Tier::Fleet, Tier::Node];
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +43,7 @@ impl Tier {
             Tier::Proxy => "proxy",
             Tier::Kernel => "kernel",
             Tier::Fleet => "fleet",
+            Tier::Node => "node",
         }
     }
 
@@ -51,6 +54,7 @@ impl Tier {
             Tier::Proxy => &["proxy", "trust"],
             Tier::Kernel => &["kernel"],
             Tier::Fleet => &["fleet"],
+            Tier::Node => &["node"],
         }
     }
 
@@ -102,7 +106,7 @@ fn targets() -> Result<Vec<String>> {
     };
     targets.sort();
     if let Some(lost) = targets.iter().find(|target| !Tier::ALL.iter().any(|tier| tier.has(target))) {
-        bail!("tests/tests/{lost}.rs belongs to no tier: begin its name with proxy, trust, kernel or fleet");
+        bail!("tests/tests/{lost}.rs belongs to no tier: begin its name with proxy, trust, kernel, fleet or node");
     }
     Ok(targets)
 }
@@ -126,7 +130,7 @@ fn commands(tier: Tier, targets: &[String]) -> Vec<(String, Command)> {
         ];
     }
     // Machines of a fleet share the processors: one scenario at a time.
-    let runner: &[&str] = if tier == Tier::Fleet { &["--", "--test-threads=1"] } else { &[] };
+    let runner: &[&str] = if matches!(tier, Tier::Fleet | Tier::Node) { &["--", "--test-threads=1"] } else { &[] };
     let own = targets.iter().filter(|target| tier.has(target));
     own.map(|target| test(target, &[&["--test", target.as_str()], runner].concat())).collect()
 }

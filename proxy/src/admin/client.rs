@@ -6,11 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+
+use super::status::Status;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +28,15 @@ pub enum ClientError {
     /// The daemon broke off.
     #[error("the daemon broke off")]
     Broken(#[from] hyper::Error),
-    /// The daemon did not understand.
+    /// The daemon does not know the question.
     #[error("the daemon answered {0}; are the daemon and this command of the same version?")]
     Status(http::StatusCode),
+    /// The daemon says why not.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer is none that we know.
+    #[error("the daemon's answer is not understood; are the daemon and this command of the same version?")]
+    Answer(#[from] serde_json::Error),
 }
 
 /// Whether a daemon answers on the socket at `path`.
@@ -40,25 +48,48 @@ pub async fn answers(path: &Path) -> bool {
 ///
 /// # Errors
 /// When no daemon answers there, or not with 200.
-pub async fn get(path: &Path, target: &'static str) -> Result<Response<Incoming>, ClientError> {
+pub async fn get(path: &Path, target: &str) -> Result<Response<Incoming>, ClientError> {
+    request(path, Method::GET, target).await
+}
+
+/// Asks or orders something over the control socket at `path`. The body comes as the daemon sends it.
+///
+/// # Errors
+/// When no daemon answers there, or not with 200.
+pub async fn request(path: &Path, method: Method, target: &str) -> Result<Response<Incoming>, ClientError> {
     let stream =
         UnixStream::connect(path).await.map_err(|source| ClientError::NotRunning { path: path.to_owned(), source })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the response's body, which the caller holds.
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = http::Uri::from_static(target);
+    *request.method_mut() = method;
+    *request.uri_mut() = target.parse().map_err(|_| ClientError::Refused(format!("{target:?} cannot be asked for")))?;
     let response = sender.send_request(request).await?;
-    if response.status() != http::StatusCode::OK {
-        return Err(ClientError::Status(response.status()));
+    let status = response.status();
+    if status == http::StatusCode::OK {
+        return Ok(response);
     }
-    Ok(response)
+    let said = response.into_body().collect().await?.to_bytes();
+    match std::str::from_utf8(&said).map(str::trim) {
+        // What an older daemon says to everything that it does not know.
+        Ok("not found" | "only GET" | "") | Err(_) => Err(ClientError::Status(status)),
+        Ok(said) => Err(ClientError::Refused(said.to_owned())),
+    }
 }
 
-/// The whole body of [`get`].
+/// The whole body of [`request`].
 ///
 /// # Errors
-/// As [`get`].
-pub async fn fetch(path: &Path, target: &'static str) -> Result<Bytes, ClientError> {
-    Ok(get(path, target).await?.into_body().collect().await?.to_bytes())
+/// As [`request`].
+pub async fn fetch(path: &Path, method: Method, target: &str) -> Result<Bytes, ClientError> {
+    Ok(request(path, method, target).await?.into_body().collect().await?.to_bytes())
+}
+
+/// The daemon's state.
+///
+/// # Errors
+/// When no daemon answers, or in words that we do not know.
+pub async fn status(path: &Path) -> Result<Status, ClientError> {
+    Ok(serde_json::from_slice(&fetch(path, Method::GET, "/status").await?)?)
 }

@@ -30,6 +30,8 @@ pub struct Status {
 pub struct Intercept {
     /// A self-test of the last minute came through the kernel hooks.
     pub effective: bool,
+    /// The operator has switched it off.
+    pub off: bool,
     /// Where the hooks are attached.
     pub cgroup: String,
 }
@@ -65,4 +67,44 @@ pub struct Bytes {
     pub peer: u64,
     /// The registry.
     pub registry: u64,
+}
+
+/// Another member, as `waylay peers` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where it listens.
+    pub address: String,
+    /// Whether it answered when last asked; `None` when it was not asked yet.
+    pub reachable: Option<bool>,
+}
+
+/// A complete blob in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The media type, for manifests.
+    pub media_type: Option<String>,
+    /// Where a registry has served it, as `registry/repository`.
+    pub from: Vec<String>,
+    /// Whether eviction leaves it alone.
+    pub pinned: bool,
+    /// When it was first asked for, in seconds since 1970.
+    pub created: u64,
+}
+
+/// What hashing a blob again has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Whether it is what its name says.
+    pub intact: bool,
+}
+
+/// Whether connections are intercepted, as the operator wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// New connections go directly to their registry, until `waylay on`.
+    pub off: bool,
 }

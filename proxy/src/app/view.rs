@@ -1,16 +1,17 @@
 //! What the admin listeners tell, gathered from the parts.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{io, sync::Arc, time::SystemTime};
 
-use super::Core;
+use super::{Core, switch::Switch};
 use crate::{
     admin::{
         View,
-        status::{self, Status},
+        status::{self, Blob, Peer, Status},
     },
     config::Config,
     intercept::Intercept,
     metrics::{Metrics, ReasonLabel, Source},
+    oci::digest::Digest,
     store::Store,
     swarm::Swarm,
     telemetry::millis,
@@ -35,12 +36,15 @@ pub(super) struct Desk {
     pub(super) started: SystemTime,
     pub(super) core: Parts,
     pub(super) guard: Arc<Intercept>,
+    pub(super) switch: Arc<Switch>,
 }
 
 impl Desk {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.guard.is_effective() {
+        if self.switch.is_off() {
+            warnings.push("switched off by the operator: pulls go directly; `waylay on` switches it on".to_owned());
+        } else if !self.guard.is_effective() {
             warnings.push(
                 "connections are not intercepted: the self-test did not come through the kernel hooks; \
                  look at the log of `waylay run`"
@@ -51,7 +55,7 @@ impl Desk {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
         }
         let swarm = self.core.swarm.status();
-        if swarm.advertised.is_some() && !swarm.members.iter().any(|member| member.reachable == Some(true)) {
+        if !swarm.members.is_empty() && !swarm.members.iter().any(|member| member.reachable == Some(true)) {
             warnings.push(
                 "no other member answers: check swarm.members, the token's addresses, and that UDP reaches them"
                     .to_owned(),
@@ -84,7 +88,8 @@ impl View for Desk {
             pid: std::process::id(),
             since_ms: millis(self.started),
             intercept: status::Intercept {
-                effective: self.guard.is_effective(),
+                effective: self.guard.is_effective() && !self.switch.is_off(),
+                off: self.switch.is_off(),
                 cgroup: self.guard.cgroup().display().to_string(),
             },
             registries: self.config.registries.iter().chain(&self.config.plain_http).map(ToString::to_string).collect(),
@@ -105,5 +110,40 @@ impl View for Desk {
             },
             warnings: self.warnings(),
         }
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let members = self.core.swarm.status().members.into_iter();
+        members.map(|member| Peer { address: member.addr.to_string(), reachable: member.reachable }).collect()
+    }
+
+    fn blobs(&self) -> Vec<Blob> {
+        self.core.store.held().iter().filter_map(|digest| self.blob(digest)).collect()
+    }
+
+    fn blob(&self, digest: &Digest) -> Option<Blob> {
+        let info = self.core.store.info(digest)?;
+        Some(Blob {
+            digest: digest.to_string(),
+            size: info.size,
+            media_type: info.media_type,
+            from: info.provenance.iter().map(|from| format!("{}/{}", from.registry, from.repository)).collect(),
+            pinned: info.pinned,
+            created: info.created,
+        })
+    }
+
+    fn verify(&self, digest: &Digest) -> io::Result<Option<bool>> {
+        self.core.store.verify(digest).map_err(io::Error::other)
+    }
+
+    fn remove(&self, digest: &Digest) -> io::Result<bool> {
+        let held = self.core.store.info(digest).is_some();
+        self.core.store.discard(digest).map_err(io::Error::other)?;
+        Ok(held)
+    }
+
+    fn switch(&self, off: bool) -> io::Result<()> {
+        self.switch.set_off(off)
     }
 }

@@ -1,13 +1,8 @@
 //! What the accept loop tells: connections to counters and trace, its life to the kernel and the service manager.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{sync::Arc, time::SystemTime};
 
+use super::switch::Switch;
 use crate::{
     accept::{ConnectionOutcome, Watch},
     intercept::Intercept,
@@ -21,17 +16,17 @@ pub(super) struct Watcher {
     metrics: Arc<Metrics>,
     trace: Trace,
     guard: Option<Arc<Intercept>>,
-    aside: AtomicBool,
+    switch: Option<Arc<Switch>>,
 }
 
 impl Watcher {
-    pub(super) fn new(metrics: Arc<Metrics>, trace: Trace, guard: Option<Arc<Intercept>>) -> Self {
-        Self { metrics, trace, guard, aside: AtomicBool::new(false) }
+    pub(super) fn new(metrics: Arc<Metrics>, trace: Trace) -> Self {
+        Self { metrics, trace, guard: None, switch: None }
     }
 
-    /// Whether the kernel was told to send new connections directly.
-    pub(super) fn is_aside(&self) -> bool {
-        self.aside.load(Ordering::Relaxed)
+    /// The same, keeping the hooks of `guard` awake and telling `switch` of limits.
+    pub(super) fn with(self, guard: Arc<Intercept>, switch: Arc<Switch>) -> Self {
+        Self { guard: Some(guard), switch: Some(switch), ..self }
     }
 }
 
@@ -75,11 +70,8 @@ impl Watch for Watcher {
 
     fn step_aside(&self, aside: bool) {
         tracing::info!(aside, "new connections go directly while at a limit or stopping");
-        self.aside.store(aside, Ordering::Relaxed);
-        if let Some(guard) = &self.guard
-            && let Err(error) = guard.set_enabled(!aside)
-        {
-            tracing::error!(%error, "cannot tell the kernel to send connections directly");
+        if let Some(switch) = &self.switch {
+            switch.step_aside(aside);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::Path, time::SystemTime};
 
 use comfy_table::{Table, presets::NOTHING};
+use http::Method;
 
 use super::size;
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 
 /// Asks the daemon behind `socket` and prints what it says.
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
-    let body = super::ask(client::fetch(socket, "/status"))?;
+    let body = super::ask(client::fetch(socket, Method::GET, "/status"))?;
     if json {
         println!("{}", String::from_utf8_lossy(&body));
     } else {
@@ -24,7 +25,11 @@ pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
 fn print(status: &Status) {
     let since = std::time::Duration::from_millis(millis(SystemTime::now()).saturating_sub(status.since_ms));
     let since = std::time::Duration::from_secs(since.as_secs());
-    let effective = if status.intercept.effective { "yes, proven by self-test" } else { "NO" };
+    let effective = match &status.intercept {
+        intercept if intercept.off => "NO, switched off",
+        intercept if intercept.effective => "yes, proven by self-test",
+        _ => "NO",
+    };
     let mut table = Table::new();
     table.load_style(NOTHING);
     let mut row = |name: &str, value: String| {
@@ -45,7 +50,7 @@ fn print(status: &Status) {
     let bytes = &status.bytes;
     let from = format!("{} store, {} peers, {} registry", size(bytes.store), size(bytes.peer), size(bytes.registry));
     row("served from", from);
-    println!("{table}");
+    println!("{}", super::without_trailing_blanks(&table.to_string()));
     for warning in &status.warnings {
         println!("warning: {warning}");
     }

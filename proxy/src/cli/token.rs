@@ -79,6 +79,17 @@ fn new(addresses: Vec<SocketAddr>, generation: u32, out: Option<&Path>) -> anyho
 }
 
 fn show(file: &Path) -> anyhow::Result<()> {
+    let token = read(file)?;
+    println!("version     {}", token.version());
+    println!("generation  {}", token.generation());
+    for address in &token.addresses {
+        println!("member      {address}");
+    }
+    Ok(())
+}
+
+/// The token in a file, or with `-` the one on standard input.
+pub(super) fn read(file: &Path) -> anyhow::Result<JoinToken> {
     let mut text = Zeroizing::new(String::new());
     let read = if file == Path::new("-") {
         std::io::stdin().take(LONGEST).read_to_string(&mut text)
@@ -86,11 +97,5 @@ fn show(file: &Path) -> anyhow::Result<()> {
         std::fs::File::open(file).and_then(|open| open.take(LONGEST).read_to_string(&mut text))
     };
     read.with_context(|| format!("cannot read {}", file.display()))?;
-    let token = JoinToken::parse(&text).map_err(|source| BadToken { file: file.to_owned(), source })?;
-    println!("version     {}", token.version());
-    println!("generation  {}", token.generation());
-    for address in &token.addresses {
-        println!("member      {address}");
-    }
-    Ok(())
+    Ok(JoinToken::parse(&text).map_err(|source| BadToken { file: file.to_owned(), source })?)
 }

@@ -80,15 +80,15 @@ impl Drop for Cgroup {
         for child in fs::read_dir(&self.path).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
             drop(Self { path: child.path() });
         }
-        let emptied = wait::until("processes to leave their cgroup", Duration::from_secs(10), || {
-            let processes = self.processes();
-            for &pid in &processes {
+        // A group whose last process has just ended is busy for a moment more.
+        let removed = wait::until("processes to leave their cgroup", Duration::from_secs(10), || {
+            for pid in self.processes() {
                 // Gone already is as good.
                 let _ = kill(pid, Signal::SIGKILL);
             }
-            processes.is_empty()
+            fs::remove_dir(&self.path).is_ok() || !self.path.exists()
         });
-        if let Err(error) = emptied.and_then(|()| fs::remove_dir(&self.path).map_err(Into::into)) {
+        if let Err(error) = removed {
             eprintln!("left behind {}: {error:#}", self.path.display());
         }
     }

@@ -308,7 +308,7 @@ format = "json"
 }
 
 /// `GET path` from the daemon in `namespace`.
-async fn ask(namespace: &Inside, path: &str) -> Result<(StatusCode, String)> {
+pub(crate) async fn ask(namespace: &Inside, path: &str) -> Result<(StatusCode, String)> {
     let stream = namespace.connect(ADMIN)?;
     stream.set_nonblocking(true)?;
     let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);

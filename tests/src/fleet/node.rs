@@ -24,7 +24,7 @@ use crate::wait;
 /// Directories of the machine that a node has for itself. A node starts with a copy of `/etc` and the rest empty.
 const PRIVATE: [&str; 5] = ["/etc", "/run", "/var/lib/containers", "/var/tmp", "/dev/shm"];
 /// What a login shell of root searches on Debian.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Joins the control group `$0` and becomes the rest of the arguments.
 const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
 

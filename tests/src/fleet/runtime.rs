@@ -1,7 +1,7 @@
 //! The container runtimes: each real, each in a node, each configured as an operator does who has never heard of waylay.
 
 mod containerd;
-mod cri;
+pub(crate) mod cri;
 mod docker;
 mod podman;
 mod skopeo;

@@ -40,3 +40,14 @@ fn errors_name_the_key_the_value_and_the_reason() {
         assert!(error.contains(wanted) && error.contains("/etc/waylay/config.toml"), "{text}: {error}");
     }
 }
+
+#[test]
+fn what_is_shown_is_a_configuration_and_means_the_same() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml")).unwrap();
+    for text in ["", &text] {
+        let config = resolve(text).unwrap();
+        let shown = toml::to_string_pretty(&config).unwrap();
+        let again = resolve(&shown).unwrap_or_else(|error| panic!("{error} in\n{shown}"));
+        assert_eq!(format!("{again:?}"), format!("{config:?}"), "{shown}");
+    }
+}

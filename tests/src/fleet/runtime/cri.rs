@@ -55,7 +55,7 @@ pub(super) async fn answers(socket: &Path) -> Result<()> {
 }
 
 /// `PullImage`, once: what the kubelet calls, and calls again by its own back-off when it fails.
-pub(super) async fn pull(socket: &Path, reference: &str, login: Option<&Login>) -> Result<()> {
+pub(crate) async fn pull(socket: &Path, reference: &str, login: Option<&Login>) -> Result<()> {
     let auth = login.map(|login| AuthConfig { username: login.user.clone(), password: login.password.clone() });
     let request = PullImageRequest { image: Some(ImageSpec { image: reference.to_owned() }), auth };
     let pulled: PullImageResponse = call(socket, "/runtime.v1.ImageService/PullImage", request, PULL_LIMIT).await?;

@@ -1,0 +1,145 @@
+//! Carrying out a plan, step by step, each told before it is done. Every file goes through the manifest, which is on the disk
+//! before the file is: whatever happens in between, `waylay uninstall` knows what to take back.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use waylay_certs::{
+    Identities, IdentityError, Manifest, ManifestError, Publish, manifest::Purpose, publish::PublishError,
+};
+
+use super::{
+    host::{CommandError, Host},
+    plan::{Plan, Step},
+};
+use crate::admin::{
+    client::{self, ClientError},
+    status::Status,
+};
+
+/// How long a daemon may take from its start to its proof.
+const PROOF: Duration = Duration::from_secs(30);
+/// How often it is asked meanwhile.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Why a step was not done. Those before it are; those after it are not.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A file could not be written or taken back.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A directory of ours could not be made or removed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No identity could be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A certificate could not be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A program did not do its part.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The daemon was started, but does not answer.
+    #[error("the daemon does not answer: {0}; `journalctl -u waylay` says why. Pulls go directly meanwhile")]
+    Silent(ClientError),
+    /// The daemon answers, but intercepts nothing.
+    #[error("the daemon runs, but intercepts nothing: {0}. Pulls go directly meanwhile; `waylay doctor` looks closer")]
+    Ineffective(String),
+}
+
+/// What was left as it is, and why.
+pub type Left = Vec<String>;
+
+/// Does everything in `plan`; `tell` hears of each step before it is done.
+///
+/// # Errors
+/// At the first step that fails.
+pub fn apply(host: &Host, plan: &Plan, state_dir: &Path, tell: &mut dyn FnMut(&Step)) -> Result<Left, ApplyError> {
+    let mut left = Left::new();
+    for step in &plan.steps {
+        tell(step);
+        perform(host, step, state_dir, &mut left)?;
+    }
+    Ok(left)
+}
+
+fn perform(host: &Host, step: &Step, state_dir: &Path, left: &mut Left) -> Result<(), ApplyError> {
+    match step {
+        Step::Write(file) => {
+            let path = host.path(&file.path);
+            let mut manifest = manifest(host, state_dir)?;
+            if let Some(dir) = path.parent() {
+                manifest.make_dirs(dir, 0o755)?;
+            }
+            manifest.write(&path, &file.content, file.mode, Purpose::Installation)?;
+        }
+        Step::Publish { trust_dir, certs_d, registries } => {
+            let identities = Identities::open(host.path(state_dir).join("identities"))?;
+            let certs_d = certs_d.iter().map(|dir| host.path(dir)).collect();
+            let to = Publish { trust_dir: host.path(trust_dir), certs_d };
+            let report = waylay_certs::publish(&identities, registries, &to, &mut manifest(host, state_dir)?)?;
+            left.extend(report.skipped.iter().map(|skipped| format!("{}: {}", skipped.dir.display(), skipped.why)));
+        }
+        Step::Systemctl { args, .. } => host.systemctl(args)?,
+        Step::Prove { socket } => prove(&host.path(socket))?,
+        Step::TakeBack { .. } => {
+            // Which files is the manifest's to say, at the time when it is done.
+            let stays = manifest(host, state_dir)?.undo()?;
+            left.extend(stays.iter().map(|path| format!("{}: somebody else changed or uses it", path.display())));
+        }
+        Step::Remove { dir, keep } => remove(&host.path(dir), keep.as_ref().map(|keep| host.path(keep)).as_deref())?,
+    }
+    Ok(())
+}
+
+fn manifest(host: &Host, state_dir: &Path) -> Result<Manifest, ApplyError> {
+    let dir = host.path(state_dir);
+    // systemd's StateDirectory= would make it like this.
+    fs::create_dir_all(&dir).map_err(|source| ApplyError::Io { path: dir.clone(), source })?;
+    Ok(Manifest::open(dir.join("manifest.json"))?)
+}
+
+/// Waits until the daemon says that a connection of its own came back to it.
+fn prove(socket: &Path) -> Result<(), ApplyError> {
+    let until = Instant::now() + PROOF;
+    loop {
+        let answer = ask(socket);
+        match &answer {
+            Ok(status) if status.intercept.effective || status.intercept.off => return Ok(()),
+            _ if Instant::now() < until => thread::sleep(ASK),
+            Ok(status) => return Err(ApplyError::Ineffective(status.warnings.join("; "))),
+            Err(_) => return answer.map(drop).map_err(ApplyError::Silent),
+        }
+    }
+}
+
+/// The daemon's own word on how it is.
+pub(super) fn ask(socket: &Path) -> Result<Status, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| ClientError::NotRunning { path: socket.to_owned(), source })?;
+    runtime.block_on(client::status(socket))
+}
+
+fn remove(dir: &Path, keep: Option<&Path>) -> Result<(), ApplyError> {
+    let io = |source| ApplyError::Io { path: dir.to_owned(), source };
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(io),
+    };
+    let Some(keep) = keep else { return gone(fs::remove_dir_all(dir)) };
+    for entry in fs::read_dir(dir).map_err(io)?.flatten().filter(|entry| entry.path() != keep) {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        gone(if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
+    }
+    Ok(())
+}
