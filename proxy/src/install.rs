@@ -48,6 +48,8 @@ pub struct Options {
     pub registries: Vec<RegistryName>,
     /// The address that other nodes reach this one at.
     pub address: Option<Address>,
+    /// The zone that this node is in; `None` keeps what is configured.
+    pub zone: Option<String>,
     /// How runtimes learn of our certificates.
     pub trust: Trust,
     /// Restart runtimes that must be restarted to learn of them, where that harms nothing.

@@ -139,7 +139,10 @@ impl Swarm {
 
     /// Whether there may be others to bring a blob with.
     pub fn has_members(&self) -> bool {
-        self.inner.net.as_ref().is_some_and(|net| net.members.others().into_iter().any(|addr| net.members.is_awake(addr)))
+        self.inner
+            .net
+            .as_ref()
+            .is_some_and(|net| net.members.others().into_iter().any(|addr| net.members.is_awake(addr)))
     }
 
     /// Fetches those pieces of the wish that are not here yet, with everybody else who wants them: from the providers and

@@ -53,7 +53,13 @@ pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFile
     let mut members = config.members.clone();
     members.extend(token.addresses.iter().filter(|address| !config.members.contains(address)));
     members.retain(|address| *address != config.listen);
-    Ok(swarm::Config { listen: config.listen, advertise: None, secrets: vec![token.secret], zone: config.zone.clone(), members })
+    Ok(swarm::Config {
+        listen: config.listen,
+        advertise: None,
+        secrets: vec![token.secret],
+        zone: config.zone.clone(),
+        members,
+    })
 }
 
 fn read(path: &Path) -> Result<JoinToken, TokenFileError> {

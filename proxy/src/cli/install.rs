@@ -46,6 +46,9 @@ pub(super) struct Install {
     /// The address that other nodes reach this one at, if it is not that of the default route.
     #[arg(long, value_name = "IP[:PORT]")]
     address: Option<Address>,
+    /// The zone that this node is in (a rack, a site): pieces cross from one zone into another once.
+    #[arg(long, value_name = "Z")]
+    zone: Option<String>,
     /// How runtimes learn of waylay's certificates.
     #[arg(long, value_enum, default_value_t = Trust::Runtime)]
     trust: Trust,
@@ -86,6 +89,7 @@ impl Install {
             join,
             registries: self.registries,
             address: self.address,
+            zone: self.zone,
             trust: match self.trust {
                 Trust::CertsD => install::Trust::CertsD,
                 Trust::Runtime => install::Trust::Runtime,

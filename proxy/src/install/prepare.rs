@@ -127,7 +127,7 @@ fn wanted(facts: &Facts, options: &Options, before: Option<&Config>, listen: Soc
     let known = before.is_some_and(|config| config.swarm.is_some());
     let told = options.join.is_some() || options.address.is_some();
     let swarm = (told || !known).then(|| Swarm { listen, token_file: TOKEN.into() });
-    Wanted { registries, certs_d, quota, swarm }
+    Wanted { registries, certs_d, quota, swarm, zone: options.zone.clone() }
 }
 
 /// A file, unless it is there as it should be.

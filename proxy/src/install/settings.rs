@@ -24,6 +24,8 @@ pub(super) struct Wanted {
     pub quota: Option<ByteSize>,
     /// The peer network.
     pub swarm: Option<Swarm>,
+    /// The node's zone; without one, an operator's own stays.
+    pub zone: Option<String>,
 }
 
 /// This node's place in the peer network.
@@ -58,6 +60,9 @@ pub(super) fn configuration(there: Option<&str>, wanted: &Wanted) -> Result<Stri
         let section = table(&mut document, "swarm");
         section.insert("listen", value(swarm.listen.to_string()));
         section.insert("token_file", value(swarm.token_file.display().to_string()));
+    }
+    if let Some(zone) = &wanted.zone {
+        table(&mut document, "swarm").insert("zone", value(zone));
     }
     if !wanted.certs_d.is_empty() {
         add(
@@ -124,6 +129,7 @@ mod tests {
             certs_d: vec!["/etc/docker/certs.d".into()],
             quota: Some(ByteSize::gib(3)),
             swarm: Some(Swarm { listen: "10.0.0.1:4500".parse().unwrap(), token_file: "/etc/waylay/token".into() }),
+            zone: Some("rack-7".to_owned()),
         }
     }
 
@@ -135,7 +141,8 @@ mod tests {
         assert_eq!(config.registries, wanted.registries);
         assert_eq!(config.trust.certs_d, wanted.certs_d);
         assert_eq!(config.store.quota, ByteSize::gib(3).as_u64());
-        assert_eq!(config.swarm.unwrap().listen, "10.0.0.1:4500".parse().unwrap());
+        let swarm = config.swarm.unwrap();
+        assert_eq!((swarm.listen, swarm.zone.as_str()), ("10.0.0.1:4500".parse().unwrap(), "rack-7"));
         assert!(text.contains("\"docker.io\""), "{text}");
         assert_eq!(configuration(Some(&text), &wanted).unwrap(), text);
     }
@@ -146,7 +153,7 @@ mod tests {
                       [store]\nquota = \"9GiB\"\n[swarm]\nlisten = \"10.0.0.9:4500\"\ntoken_file = \"/t\"\n\
                       members = [\"10.0.0.8:4500\"]\n";
         let mut wanted = wanted(&["ghcr.io", "b.test", "p.test:5000"]);
-        wanted.swarm = None;
+        (wanted.swarm, wanted.zone) = (None, None);
         let text = configuration(Some(theirs), &wanted).unwrap();
         assert!(
             text.starts_with("# ours, do not touch\nregistries = [\"ghcr.io\", \"b.test\"] # the team's\n"),

@@ -109,6 +109,7 @@ fn options() -> Options {
         address: None,
         trust: Trust::Runtime,
         restart_runtime: false,
+        zone: None,
     }
 }
 

@@ -230,8 +230,9 @@ impl Crowd {
         let amount = wanted.saturating_sub(has.min(member.links.len())).min(MAX_PROVIDERS);
         let zone = &member.zone;
         let strangers = self.members.iter().filter(|(addr, _)| **addr != from && !member.links.contains(addr));
-        let mut others: Vec<_> =
-            strangers.map(|(addr, other)| (other.zone != *zone, other.links.len(), self.random.random::<u32>(), *addr)).collect();
+        let mut others: Vec<_> = strangers
+            .map(|(addr, other)| (other.zone != *zone, other.links.len(), self.random.random::<u32>(), *addr))
+            .collect();
         others.sort_unstable();
         let chosen: Vec<_> = others.into_iter().take(amount).map(|(.., addr)| addr).collect();
         for addr in &chosen {
@@ -322,7 +323,8 @@ mod tests {
                 owner: self.owner,
             };
             let joined = crowd.join(self.addr, &join, 7, now).unwrap();
-            self.fetching.extend(joined.lease.iter().chain(&joined.imports).cloned().flatten().map(|index| index as usize));
+            self.fetching
+                .extend(joined.lease.iter().chain(&joined.imports).cloned().flatten().map(|index| index as usize));
             self.neighbours += joined.neighbours.len();
             self.owner = joined.owner;
             joined

@@ -148,9 +148,7 @@ impl Exchange {
             Request::Query(blob) => Answer::Located(self.tracker().find(&blob, from, Instant::now())),
             Request::Piece { blob, index } => return self.piece(from, blob, index, send).await,
             Request::Watch(blob) => return self.watch(from, blob, send).await,
-            Request::Join(join) => {
-                Answer::Joined(self.tracker().join(from, &join, self.boot, Instant::now()))
-            }
+            Request::Join(join) => Answer::Joined(self.tracker().join(from, &join, self.boot, Instant::now())),
         };
         frame::send(send, &answer).await?;
         let _ = send.finish();

@@ -105,7 +105,9 @@ pub(super) async fn join(exchange: &Exchange, pool: &Pool, join: Join) -> Option
             // Another crowd than ours, or no room: we go on alone. Others are asked only when this one is out of reach,
             // because two that grant cost twice.
             Ok(_) => break,
-            Err(error) => tracing::info!(blob = %join.blob, %owner, %error, "an owner does not answer, asking the next"),
+            Err(error) => {
+                tracing::info!(blob = %join.blob, %owner, %error, "an owner does not answer, asking the next")
+            }
         }
     }
     exchange.tracker().join(me, &join, exchange.boot, Instant::now())

@@ -101,7 +101,8 @@ impl Members {
     /// Whether a member is in our zone. One that did not say counts as near only where there are no zones.
     pub(crate) fn is_near(&self, addr: SocketAddr) -> bool {
         let table = self.read();
-        table.members.get(&canonical(addr)).and_then(|member| member.zone.as_deref()).unwrap_or_default() == self.inner.zone
+        table.members.get(&canonical(addr)).and_then(|member| member.zone.as_deref()).unwrap_or_default()
+            == self.inner.zone
     }
 
     /// A member says which zone it is in.
@@ -128,7 +129,9 @@ impl Members {
             }
             let Some(id) = self.ids(addr).next() else { continue };
             let added = Instant::now();
-            table.members.insert(addr, Member { id, fixed, heard: None, added, failures: 0, rests_until: None, zone: None });
+            table
+                .members
+                .insert(addr, Member { id, fixed, heard: None, added, failures: 0, rests_until: None, zone: None });
             for id in self.ids(addr) {
                 table.by_id.insert(id, addr);
             }

@@ -397,7 +397,8 @@ mod tests {
         for n in 1..5 {
             plan.set_peer(peer(n), &set(100, (0..100).filter(|index| *index != 70 && *index != 71)), true);
         }
-        let of_first: Vec<_> = asked(&mut plan, now).iter().filter(|ask| ask.peer == peer(0)).map(|ask| ask.index).collect();
+        let of_first: Vec<_> =
+            asked(&mut plan, now).iter().filter(|ask| ask.peer == peer(0)).map(|ask| ask.index).collect();
         assert!(of_first.iter().any(|index| [70, 71].contains(index)), "{of_first:?}");
         assert_eq!(of_first.len(), PER_PEER);
     }

@@ -2,12 +2,7 @@
 
 mod fake;
 
-use std::{
-    future::Future,
-    ops::Range,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{future::Future, ops::Range, sync::Mutex, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
@@ -451,7 +446,8 @@ async fn a_cold_crowd_takes_each_piece_from_the_registry_once() {
         let wish = registry(node, &bytes, &partial, &given);
         let nowhere = nowhere.clone();
         async move {
-            let fetched = tokio::time::timeout(Duration::from_secs(30), node.swarm.fetch(&nowhere, wish)).await.unwrap();
+            let fetched =
+                tokio::time::timeout(Duration::from_secs(30), node.swarm.fetch(&nowhere, wish)).await.unwrap();
             partial.stored().await.unwrap();
             fetched
         }

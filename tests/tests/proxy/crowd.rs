@@ -57,8 +57,10 @@ async fn a_registry_that_limits_is_asked_by_fewer_and_no_pull_fails() {
     // What it says with a 429 is no part of a blob.
     let given = registry.requests().into_iter().filter(|seen| seen.kind == Kind::BlobGet && seen.status < 300);
     assert_eq!(given.map(|seen| seen.sent).sum::<u64>(), registry.image("app:1").blob_bytes());
-    let limited: u64 =
-        nodes.iter().map(|node| node.counters().sum("waylay_faults_total", &[("side", "registry"), ("what", "status")])).sum();
+    let limited: u64 = nodes
+        .iter()
+        .map(|node| node.counters().sum("waylay_faults_total", &[("side", "registry"), ("what", "status")]))
+        .sum();
     assert_eq!(limited, 4);
 }
 

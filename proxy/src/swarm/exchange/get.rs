@@ -3,12 +3,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
-use fixedbitset::FixedBitSet;
-use iroh::{
-    EndpointId,
-    endpoint::{ReadError, ReadExactError},
-};
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
     pool::{AskError, Pool},
@@ -19,6 +13,12 @@ use crate::{
         PieceWriter, StoreError,
         piece::{Layout, Statement},
     },
+};
+use bytes::Bytes;
+use fixedbitset::FixedBitSet;
+use iroh::{
+    EndpointId,
+    endpoint::{ReadError, ReadExactError},
 };
 
 /// How much is gathered before a thread that may wait for the disk hashes and writes it, in bytes.
