@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault,
-    registry::{self, Miss},
+    registry::{self, Miss, Request},
 };
 use crate::{
     fault::{Fault, Side, What},
@@ -309,8 +309,8 @@ async fn bring(
 ) -> Result<(), StoreError> {
     let leases = {
         let (content, shared, partial) = (content.clone(), shared.clone(), partial.clone());
-        move |run: Range<u32>, whole: bool| -> BoxFuture<'static, Result<(), Declined>> {
-            Box::pin(lease(content.clone(), shared.clone(), partial.clone(), run, whole))
+        move |run: Range<u32>, whole: bool, received: Arc<AtomicU64>| -> BoxFuture<'static, Result<(), Declined>> {
+            Box::pin(lease(content.clone(), shared.clone(), partial.clone(), (run, whole), received))
         }
     };
     let wish = Wish {
@@ -333,13 +333,16 @@ async fn lease(
     content: Arc<Inner>,
     shared: Arc<Shared>,
     partial: Arc<Partial>,
-    run: Range<u32>,
-    whole: bool,
+    (run, whole): (Range<u32>, bool),
+    received: Arc<AtomicU64>,
 ) -> Result<(), Declined> {
     let supply = lock(&shared.supplies).last().cloned();
     // The first client's request follows at once; without any, there is nothing to ask the registry with.
     let Some(supply) = supply else { return Err(Declined::Failed) };
-    let filled = registry::fill(&content, &supply, &partial, run, None, whole, shared.mark()).await;
+    let filled = {
+        let request = Request { run, whole, first: None, received };
+        registry::fill(&content, &supply, &partial, request, shared.mark()).await
+    };
     let Err(Miss { fault, declined }) = filled else { return Ok(()) };
     if declined != Declined::Ranges {
         shared.note(&content, &fault);
@@ -387,7 +390,10 @@ async fn fill(
             wanted.await;
             continue;
         };
-        let filled = registry::fill(content, &supply, partial, run, first.take(), true, shared.mark()).await;
+        let filled = {
+            let request = Request { run, whole: true, first: first.take(), received: Arc::default() };
+            registry::fill(content, &supply, partial, request, shared.mark()).await
+        };
         let Err(Miss { fault, .. }) = filled else { continue };
         if let Some(error) = partial.failure() {
             return Err(error);

@@ -2,7 +2,10 @@
 
 use std::{
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -49,8 +52,19 @@ impl From<Fault> for Miss {
     }
 }
 
-/// Fills the pieces `run` of `partial`, from `first` where a registry's answer has begun, else by a new request. `mark`
-/// is called for each piece that came, before anybody can see it. With `whole`, an answer that ignores the range will do.
+/// What to take from a registry.
+pub(super) struct Request {
+    /// These pieces.
+    pub(super) run: Range<u32>,
+    /// From this answer, where one has begun; else by a new request.
+    pub(super) first: Option<Response<Incoming>>,
+    /// An answer that ignores the range will do.
+    pub(super) whole: bool,
+    /// Where bytes are counted as they come.
+    pub(super) received: Arc<AtomicU64>,
+}
+
+/// Fills pieces of `partial` as the request says. `mark` is called for each piece that came, before anybody can see it.
 ///
 /// # Errors
 /// When the registry does not give all of them; what came counts.
@@ -58,9 +72,7 @@ pub(super) async fn fill(
     content: &Arc<Inner>,
     supply: &Supply,
     partial: &Arc<Partial>,
-    run: Range<u32>,
-    first: Option<Response<Incoming>>,
-    whole: bool,
+    Request { run, first, whole, received }: Request,
     mark: Mark,
 ) -> Result<(), Miss> {
     let layout = partial.layout();
@@ -94,6 +106,7 @@ pub(super) async fn fill(
         let end = !matches!(frame, Some(Ok(_)));
         if let Some(Ok(data)) = &frame {
             fetched.inc_by(data.len() as u64);
+            received.fetch_add(data.len() as u64, Ordering::Relaxed);
             gathered += data.len();
             batch.push(data.clone());
         }

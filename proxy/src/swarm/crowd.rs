@@ -38,10 +38,9 @@ const REPORTS: u32 = 500;
 const RARELY: Duration = Duration::from_secs(10);
 /// A member that missed its time by this much is gone.
 const GRACE: Duration = Duration::from_secs(2);
-/// A lease that brought nothing for so long is somebody else's, at least.
-const STALLED: Duration = Duration::from_secs(5);
-/// A registry slower than this, in bytes per second, is no help: it sets the time for large pieces.
-const SLOWEST: u64 = 128 << 10;
+/// A lease of which no piece came for so long is somebody else's, although its lessee reports. It gives up far sooner
+/// where no byte comes; only it can see those.
+const STALLED: Duration = Duration::from_secs(30);
 /// How long a new owner listens before it grants.
 const LISTEN: Duration = Duration::from_millis(500);
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
@@ -165,7 +164,7 @@ impl Crowd {
         let mut claimed = FixedBitSet::with_capacity(self.layout.count() as usize);
         for member in self.members.values().filter(|member| zone.is_none_or(|zone| member.zone == zone)) {
             claimed.union_with(&member.held);
-            if now.saturating_duration_since(member.progress) <= stalled(self.layout) {
+            if now.saturating_duration_since(member.progress) <= STALLED {
                 claimed.union_with(&member.fetching);
                 claimed.union_with(&member.granted);
             }
@@ -260,11 +259,6 @@ impl Member {
     fn is_fetching(&self) -> bool {
         !self.fetching.is_clear() || !self.granted.is_clear()
     }
-}
-
-/// How long a lease of pieces of such a blob may bring none.
-pub(crate) fn stalled(layout: Layout) -> Duration {
-    STALLED.max(Duration::from_secs(layout.piece_size() / SLOWEST))
 }
 
 /// The first run of pieces in a set, of at most so many.

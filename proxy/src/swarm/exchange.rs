@@ -55,6 +55,8 @@ pub(crate) struct Exchange {
     pub(crate) herald: Herald,
     pub(crate) boot: u64,
     pub(crate) sessions: Sessions,
+    /// Cloned for each lease under way.
+    pub(crate) leases: Arc<()>,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
     sent: AtomicU64,
@@ -64,7 +66,8 @@ impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
         let slots = Semaphore::new(SLOTS);
         let (sessions, tracker) = (Sessions::default(), Mutex::default());
-        Self { store, members, herald, boot, sessions, tracker, slots, sent: AtomicU64::new(0) }
+        let leases = Arc::default();
+        Self { store, members, herald, boot, sessions, leases, tracker, slots, sent: AtomicU64::new(0) }
     }
 
     /// The books, for when we are asked by ourselves.

@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Located, Quarantine, crowd,
+    Located, Quarantine,
     exchange::{
         Exchange,
         get::{self, GetError, Want},
@@ -35,8 +35,13 @@ use crate::store::{Partial, StoreError, piece::Layout};
 
 /// Neighbours at most, whoever named them.
 const NEIGHBOURS: usize = 32;
-/// Leases under way: the next one is asked for when most of the last has come.
+/// Leases under way of one blob: the next one is asked for when the last has nearly come.
 const LEASES: usize = 2;
+/// Leases under way of all blobs together. A registry's wire is shared by all fetchers, and the more there are, the later
+/// each has its first piece to give.
+const LEASES_IN_ALL: usize = 2;
+/// A lease of which not a byte comes for so long is given up.
+const STALLED: Duration = Duration::from_secs(5);
 /// When nothing came for so long, from anywhere, the registry is asked without a lease.
 const IMPATIENT: Duration = Duration::from_secs(5);
 /// When nothing came for so long and the registry will not help, it is over.
@@ -121,8 +126,8 @@ pub struct Wish {
     pub registry: Arc<Leases>,
 }
 
-/// See [`Wish::registry`].
-pub type Leases = dyn Fn(Range<u32>, bool) -> BoxFuture<'static, Result<(), Declined>> + Send + Sync;
+/// See [`Wish::registry`]. It counts the bytes as they come in the last argument.
+pub type Leases = dyn Fn(Range<u32>, bool, Arc<AtomicU64>) -> BoxFuture<'static, Result<(), Declined>> + Send + Sync;
 
 enum Report {
     Has(SocketAddr, Result<FixedBitSet, GetError>),
@@ -199,17 +204,19 @@ struct Fetch<'a> {
 /// What is being taken from the registry.
 struct Lease {
     pieces: Range<u32>,
-    /// How many of them were here when one last came.
-    had: usize,
+    /// Bytes of it so far.
+    received: Arc<AtomicU64>,
+    /// How many there were when one last came, and when that was.
+    had: u64,
     progress: Instant,
     task: AbortHandle,
+    /// Counted among the leases of all blobs.
+    _slot: Arc<()>,
 }
 
 /// How the registry does.
 #[derive(Debug, Default)]
 struct Registry {
-    /// Pieces of the last lease.
-    last: usize,
     rate: u64,
     whole: bool,
     never: bool,
@@ -252,7 +259,7 @@ impl Fetch<'_> {
             if has > had {
                 (had, self.progress) = (has, now);
             }
-            self.give_up_stalled(&held, now);
+            self.give_up_stalled(now);
             self.plan.settle(&held);
             self.plan.set_cursor(self.wish.cursor.load(Ordering::Relaxed));
             // The last piece is here before its bearer has said so.
@@ -353,25 +360,25 @@ impl Fetch<'_> {
             return;
         }
         self.plan.lease(pieces.clone());
-        self.registry.last = pieces.len();
-        let taking = (self.wish.registry)(pieces.clone(), self.registry.whole);
+        let received = Arc::<AtomicU64>::default();
+        let taking = (self.wish.registry)(pieces.clone(), self.registry.whole, received.clone());
         let (reports, leased, began) = (self.reports.clone(), pieces.clone(), Instant::now());
         let task = self.tasks.spawn(async move {
             let ended = taking.await;
             let _ = reports.send(Report::Lease { pieces: leased, took: began.elapsed(), ended }).await;
         });
-        self.leases.push(Lease { pieces, had: 0, progress: began, task });
+        let _slot = self.exchange.leases.clone();
+        self.leases.push(Lease { pieces, received, had: 0, progress: began, task, _slot });
     }
 
     /// Gives up leases that bring nothing, so that their pieces can be had elsewhere: the owner leases them anew.
-    fn give_up_stalled(&mut self, held: &FixedBitSet, now: Instant) {
-        let patience = crowd::stalled(self.layout);
+    fn give_up_stalled(&mut self, now: Instant) {
         let mut stalled = Vec::new();
         for lease in &mut self.leases {
-            let has = lease.pieces.clone().filter(|index| held.contains(*index as usize)).count();
+            let has = lease.received.load(Ordering::Relaxed);
             if has > lease.had {
                 (lease.had, lease.progress) = (has, now);
-            } else if now.saturating_duration_since(lease.progress) > patience {
+            } else if now.saturating_duration_since(lease.progress) > STALLED {
                 lease.task.abort();
                 stalled.push(lease.pieces.clone());
             }
@@ -406,8 +413,10 @@ impl Fetch<'_> {
             return;
         }
         let (unseen, fetching) = (self.plan.unseen(), self.plan.fetching(held));
-        let low = self.plan.leased(held) <= self.registry.last / 2;
-        let room = self.leases.len() < LEASES && low && self.may_ask_registry(now);
+        // The exchange holds one of them itself.
+        let in_all = Arc::strong_count(&self.exchange.leases) - 1;
+        let nearly = self.plan.leased(held) <= 1;
+        let room = self.leases.len() < LEASES && in_all < LEASES_IN_ALL && nearly && self.may_ask_registry(now);
         let wants = room && !unseen.is_clear() && !crowd.nothing;
         let pause = now.saturating_duration_since(crowd.asked) >= MIN_PAUSE || crowd.owner == 0;
         if crowd.due > now && !(wants && pause) {

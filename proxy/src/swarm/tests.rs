@@ -91,7 +91,7 @@ impl Node {
 
 /// All of it, without a registry.
 fn wish(partial: &Arc<Partial>) -> Wish {
-    let registry = Arc::new(|_, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
+    let registry = Arc::new(|_, _, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
     Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
 }
 
@@ -407,7 +407,7 @@ async fn alone_everything_is_missing() {
 /// A registry that gives ranges of `bytes` to `node`, one piece after the other, and counts what it gave.
 fn registry(node: &Node, bytes: &Arc<Vec<u8>>, partial: &Arc<Partial>, given: &Arc<Mutex<Vec<u32>>>) -> Wish {
     let (swarm, bytes, taken, given) = (node.swarm.clone(), bytes.clone(), partial.clone(), given.clone());
-    let registry = Arc::new(move |run: Range<u32>, _| -> BoxFuture<'static, Result<(), Declined>> {
+    let registry = Arc::new(move |run: Range<u32>, _, _| -> BoxFuture<'static, Result<(), Declined>> {
         let (swarm, bytes, partial, given) = (swarm.clone(), bytes.clone(), taken.clone(), given.clone());
         Box::pin(async move {
             for index in run {
