@@ -1,4 +1,4 @@
-//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of [`control`]
+//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of `control`
 //! as well. It only passes on; deciding and doing are elsewhere.
 
 pub mod client;

@@ -9,6 +9,7 @@ mod local;
 mod reader;
 mod registry;
 mod tally;
+mod together;
 mod turn;
 
 use std::{

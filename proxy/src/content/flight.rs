@@ -5,12 +5,11 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use iroh_base::EndpointId;
@@ -20,13 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault,
     registry::{self, Miss, Request},
+    together,
 };
 use crate::{
     fault::{Fault, Side, What},
     metrics::Source,
     oci::Digest,
     store::{Partial, Provenance, StoreError},
-    swarm::{Blame, Declined, Located, Swarm, Wish},
+    swarm::{Located, Swarm},
 };
 
 /// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
@@ -69,7 +69,7 @@ pub(super) struct Shared {
     wanted: Notify,
     tallies: Mutex<Vec<Weak<Tally>>>,
     /// The piece that a client reads now.
-    cursor: Arc<AtomicU32>,
+    pub(super) cursor: Arc<AtomicU32>,
     live: AtomicBool,
 }
 
@@ -181,7 +181,7 @@ impl Shared {
         })
     }
 
-    fn note(&self, content: &Inner, fault: &Fault) {
+    pub(super) fn note(&self, content: &Inner, fault: &Fault) {
         content.metrics.fault(fault.side.name(), fault.what.name());
         tracing::debug!(digest = %self.digest, %fault, "a source failed");
         for tally in lock(&self.tallies).iter().filter_map(Weak::upgrade) {
@@ -190,7 +190,7 @@ impl Shared {
     }
 
     /// Told of pieces that come from the registry.
-    fn mark(self: &Arc<Self>) -> registry::Mark {
+    pub(super) fn mark(self: &Arc<Self>) -> registry::Mark {
         let shared = self.clone();
         Arc::new(move |index| {
             if let Some(source) = shared.sources.get(index as usize) {
@@ -200,9 +200,14 @@ impl Shared {
     }
 
     /// This client's request is no longer good; another's may be.
-    fn withdraw(&self, supply: &Supply) {
+    pub(super) fn withdraw(&self, supply: &Supply) {
         lock(&self.supplies)
             .retain(|other| !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers);
+    }
+
+    /// The last client's request to ask the registry with, if there is one.
+    pub(super) fn supply(&self) -> Option<Supply> {
+        lock(&self.supplies).last().cloned()
     }
 
     fn fail(&self) {
@@ -271,15 +276,6 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
     }
 }
 
-fn blamed(blame: Blame) -> What {
-    match blame {
-        Blame::Corrupt => What::Corrupt,
-        Blame::Stall => What::Stalled,
-        Blame::Gone => What::Cut,
-        Blame::Lied => What::Gone,
-    }
-}
-
 async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> {
     let (store, digest, size) = (content.store.clone(), partial.digest(), partial.layout().size());
     blocking(move || store.begin(&digest, size).ok()).await.flatten()
@@ -300,61 +296,6 @@ fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
     }
 }
 
-/// Fetches together with other members, until all is here or nobody gives more.
-async fn bring(
-    content: &Arc<Inner>,
-    shared: &Arc<Shared>,
-    partial: &Arc<Partial>,
-    located: Located,
-) -> Result<(), StoreError> {
-    let leases = {
-        let (content, shared, partial) = (content.clone(), shared.clone(), partial.clone());
-        move |run: Range<u32>, whole: bool, received: Arc<AtomicU64>| -> BoxFuture<'static, Result<(), Declined>> {
-            Box::pin(lease(content.clone(), shared.clone(), partial.clone(), (run, whole), received))
-        }
-    };
-    let wish = Wish {
-        partial: partial.clone(),
-        wanted: 0..partial.layout().count(),
-        cursor: shared.cursor.clone(),
-        registry: Arc::new(leases),
-    };
-    let fetched = content.swarm.fetch(&located, wish).await;
-    let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();
-    content.metrics.fetched.get_or_create(&Source::Peer.label()).inc_by(bytes);
-    for fault in fetched.faults {
-        shared.note(content, &Fault::of_peer(blamed(fault.blame), fault.peer));
-    }
-    partial.failure().or(fetched.failed).map_or(Ok(()), Err)
-}
-
-/// Takes what the crowd's owner leased to us from the registry.
-async fn lease(
-    content: Arc<Inner>,
-    shared: Arc<Shared>,
-    partial: Arc<Partial>,
-    (run, whole): (Range<u32>, bool),
-    received: Arc<AtomicU64>,
-) -> Result<(), Declined> {
-    let supply = lock(&shared.supplies).last().cloned();
-    // The first client's request follows at once; without any, there is nothing to ask the registry with.
-    let Some(supply) = supply else { return Err(Declined::Failed) };
-    let filled = {
-        let request = Request { run, whole, first: None, received };
-        registry::fill(&content, &supply, &partial, request, shared.mark()).await
-    };
-    let Err(Miss { fault, declined }) = filled else { return Ok(()) };
-    if declined != Declined::Ranges {
-        shared.note(&content, &fault);
-    }
-    if declined == Declined::Never {
-        shared.withdraw(&supply);
-        let others = !lock(&shared.supplies).is_empty();
-        return Err(if others { Declined::Failed } else { Declined::Never });
-    }
-    Err(declined)
-}
-
 /// Until all of it is here and verified. An error is the end of this attempt.
 async fn fill(
     content: &Arc<Inner>,
@@ -371,7 +312,7 @@ async fn fill(
         let together = first.is_none() && !alone && lock(&shared.wants).whole;
         if together && !content.distrusted.contains_key(&shared.digest) {
             let nowhere = || Located::nowhere(partial.layout().size());
-            bring(content, shared, partial, located.take().unwrap_or_else(nowhere)).await?;
+            together::bring(content, shared, partial, located.take().unwrap_or_else(nowhere)).await?;
         }
         // What the crowd could not bring is asked of the registry as if there were no others.
         alone |= together;
@@ -384,7 +325,7 @@ async fn fill(
                 verified = partial.verified() => return verified.map(|_| ()),
             }
         };
-        let supply = lock(&shared.supplies).last().cloned();
+        let supply = shared.supply();
         let Some(supply) = supply else {
             // The first client's request follows at once.
             wanted.await;

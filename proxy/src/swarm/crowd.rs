@@ -5,6 +5,9 @@
 //! everything about itself each time, so this state may be lost: whoever owns the digest next knows it again after one
 //! round of questions, and grants nothing before that.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -41,6 +44,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A lease of which no piece came for so long is somebody else's, although its lessee reports. It gives up far sooner
 /// where no byte comes; only it can see those.
 const STALLED: Duration = Duration::from_secs(30);
+/// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
+const SEEDS: Duration = Duration::from_secs(600);
 /// How long a new owner listens before it grants.
 const LISTEN: Duration = Duration::from_millis(500);
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
@@ -113,7 +118,7 @@ impl Crowd {
                 member.granted_at = now;
             }
             member.leases += u32::from(lease.is_some());
-            member.due = now + again * 2 + GRACE;
+            member.due = now + if member.held.is_full() { SEEDS } else { again * 2 + GRACE };
         }
         Some(Joined { lease, imports, neighbours, again: again.as_millis() as u32, owner: epoch })
     }
@@ -159,11 +164,14 @@ impl Crowd {
         member.zone.clone_from(&join.zone);
     }
 
-    /// What somebody has or is about to have: all over, or in one zone.
-    fn claimed(&self, zone: Option<&str>, now: Instant) -> FixedBitSet {
+    /// What somebody has or is about to have, for one who asks from the zone `asker`: all over, or in one zone.
+    fn claimed(&self, asker: &str, zone: Option<&str>, now: Instant) -> FixedBitSet {
         let mut claimed = FixedBitSet::with_capacity(self.layout.count() as usize);
         for member in self.members.values().filter(|member| zone.is_none_or(|zone| member.zone == zone)) {
-            claimed.union_with(&member.held);
+            // One that has all no longer reports. Its neighbours see what it has; the owner could not tell if it died.
+            if !member.held.is_full() || member.zone != asker {
+                claimed.union_with(&member.held);
+            }
             if now.saturating_duration_since(member.progress) <= STALLED {
                 claimed.union_with(&member.fetching);
                 claimed.union_with(&member.granted);
@@ -175,7 +183,7 @@ impl Crowd {
     fn lease(&self, from: SocketAddr, reach: Reach, unseen: &FixedBitSet, now: Instant) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
         let mut free = unseen.clone();
-        free.difference_with(&self.claimed(None, now));
+        free.difference_with(&self.claimed(&member.zone, None, now));
         let fetchers = self.members.values().filter(|member| member.is_fetching()).count();
         match reach {
             Reach::Whole if fetchers == 0 || member.is_fetching() => run(&free, usize::MAX),
@@ -215,8 +223,8 @@ impl Crowd {
             free.union_with(&other.held);
         }
         free.intersect_with(unseen);
-        free.difference_with(&self.claimed(Some(&member.zone), now));
-        let here = self.members.values().filter(|other| other.zone == member.zone).count();
+        free.difference_with(&self.claimed(&member.zone, Some(&member.zone), now));
+        let here = self.members.values().filter(|other| other.zone == member.zone && !other.held.is_full()).count();
         let fair = free.count_ones(..) / (4 * here.max(1));
         run(&free, fair.clamp(1, self.pieces(FIRST)))
     }
@@ -266,239 +274,4 @@ fn run(set: &FixedBitSet, most: usize) -> Option<Range<u32>> {
     let first = set.ones().next()?;
     let length = (first..set.len()).take_while(|piece| set.contains(*piece)).take(most).count();
     Some(first as u32..(first + length) as u32)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{oci::digest::Digest, swarm::frame::Pieces};
-
-    const PIECE: u64 = 256 << 10;
-
-    fn addr(n: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 4500))
-    }
-
-    /// One member, as it would tell of itself.
-    struct Node {
-        addr: SocketAddr,
-        held: FixedBitSet,
-        fetching: FixedBitSet,
-        zone: &'static str,
-        neighbours: usize,
-        owner: u64,
-        reach: Reach,
-    }
-
-    impl Node {
-        fn new(n: u16, count: usize) -> Self {
-            let none = FixedBitSet::with_capacity(count);
-            let reach = Reach::Ranges { rate: 0 };
-            Self { addr: addr(n), held: none.clone(), fetching: none, zone: "", neighbours: 0, owner: 0, reach }
-        }
-
-        fn join(&mut self, crowd: &mut Crowd, now: Instant) -> Joined {
-            let size = self.held.len() as u64 * PIECE;
-            let mut unseen = self.held.clone();
-            unseen.toggle_range(..);
-            unseen.difference_with(&self.fetching);
-            let pieces = |set: &FixedBitSet| Pieces::some(size, set);
-            let join = Join {
-                blob: Digest::of(b"x"),
-                size,
-                held: pieces(&self.held),
-                fetching: pieces(&self.fetching),
-                unseen: pieces(&unseen),
-                registry: self.reach,
-                zone: self.zone.to_owned(),
-                neighbours: self.neighbours as u16,
-                owner: self.owner,
-            };
-            let joined = crowd.join(self.addr, &join, 7, now).unwrap();
-            self.fetching
-                .extend(joined.lease.iter().chain(&joined.imports).cloned().flatten().map(|index| index as usize));
-            self.neighbours += joined.neighbours.len();
-            self.owner = joined.owner;
-            joined
-        }
-
-        fn arrived(&mut self) {
-            self.held.union_with(&self.fetching);
-            self.fetching.clear();
-        }
-    }
-
-    fn crowd(count: u64, now: Instant) -> Crowd {
-        Crowd::new(Layout::new(count * PIECE).unwrap(), 1, false, now)
-    }
-
-    #[test]
-    fn each_piece_is_leased_once_while_its_lessee_lives() {
-        let now = Instant::now();
-        let mut crowd = crowd(100, now);
-        let mut nodes: Vec<_> = (0..8).map(|n| Node::new(n, 100)).collect();
-        let mut leased = Vec::new();
-        for _ in 0..40 {
-            for node in &mut nodes {
-                leased.extend(node.join(&mut crowd, now).lease.into_iter().flatten());
-                node.arrived();
-            }
-        }
-        leased.sort_unstable();
-        assert_eq!(leased, (0..100).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn what_a_dead_lessee_had_is_leased_again_and_what_others_have_is_not() {
-        let start = Instant::now();
-        let mut crowd = crowd(4, start);
-        let (mut dies, mut lives) = (Node::new(1, 4), Node::new(2, 4));
-        assert_eq!(dies.join(&mut crowd, start).lease, Some(0..2));
-        dies.arrived();
-        assert_eq!(lives.join(&mut crowd, start).lease, Some(2..4));
-        lives.arrived();
-        let soon = start + BUSY;
-        assert_eq!(lives.join(&mut crowd, soon).lease, None, "the other has them and lives");
-        let late = start + GRACE + BUSY * 3;
-        assert_eq!(lives.join(&mut crowd, late).lease, Some(0..2));
-    }
-
-    #[test]
-    fn a_lease_that_brings_nothing_becomes_anothers_although_its_lessee_reports() {
-        let start = Instant::now();
-        let mut crowd = crowd(4, start);
-        let (mut stuck, mut waits) = (Node::new(1, 4), Node::new(2, 4));
-        assert_eq!(stuck.join(&mut crowd, start).lease, Some(0..2));
-        stuck.reach = Reach::No;
-        let mut now = start;
-        let taken = loop {
-            now += BUSY;
-            stuck.join(&mut crowd, now);
-            if let Some(lease) = waits.join(&mut crowd, now).lease.filter(|lease| lease.start == 0) {
-                break lease;
-            }
-            waits.arrived();
-            assert!(now < start + STALLED * 3, "never");
-        };
-        assert_eq!(taken, 0..2);
-        assert!(now >= start + STALLED);
-    }
-
-    #[test]
-    fn a_new_owner_listens_before_it_grants_what_others_may_have() {
-        let start = Instant::now();
-        let mut crowd = Crowd::new(Layout::new(4 * PIECE).unwrap(), 1, true, start);
-        let (mut first, mut second) = (Node::new(1, 4), Node::new(2, 4));
-        second.held.insert_range(0..3);
-        assert_eq!(first.join(&mut crowd, start).lease, None);
-        assert_eq!(second.join(&mut crowd, start + BUSY).lease, None);
-        assert_eq!(first.join(&mut crowd, start + LISTEN).lease, Some(3..4));
-    }
-
-    #[test]
-    fn a_registry_without_ranges_is_asked_by_one_for_all() {
-        let now = Instant::now();
-        let mut crowd = crowd(50, now);
-        let mut nodes: Vec<_> = (0..5).map(|n| Node::new(n, 50)).collect();
-        nodes.iter_mut().for_each(|node| node.reach = Reach::Whole);
-        let leases: Vec<_> = nodes.iter_mut().filter_map(|node| node.join(&mut crowd, now).lease).collect();
-        assert_eq!(leases, [0..50]);
-    }
-
-    #[test]
-    fn a_crowd_that_may_not_ask_is_granted_nothing() {
-        let now = Instant::now();
-        let mut crowd = crowd(4, now);
-        let mut limited = Node::new(1, 4);
-        limited.reach = Reach::No;
-        assert_eq!(limited.join(&mut crowd, now).lease, None);
-    }
-
-    #[test]
-    fn at_most_so_many_take_from_the_registry_at_a_time() {
-        let now = Instant::now();
-        let mut crowd = crowd(1000, now);
-        let granted = (0..40).filter(|n| Node::new(*n, 1000).join(&mut crowd, now).lease.is_some()).count();
-        assert_eq!(granted, FETCHERS);
-    }
-
-    #[test]
-    fn each_piece_goes_into_a_zone_once_and_the_far_registry_is_left_to_the_near() {
-        let now = Instant::now();
-        let mut crowd = crowd(64, now);
-        let mut nodes: Vec<_> = (0..6).map(|n| Node::new(n, 64)).collect();
-        for (n, node) in nodes.iter_mut().enumerate() {
-            node.zone = if n % 2 == 0 { "near" } else { "far" };
-            node.reach = Reach::Ranges { rate: if n % 2 == 0 { 10_000_000 } else { 1_000_000 } };
-        }
-        let (mut into_far, mut leased_far) = (Vec::new(), 0);
-        for _ in 0..60 {
-            for node in &mut nodes {
-                let joined = node.join(&mut crowd, now);
-                if node.zone == "far" {
-                    into_far.extend(joined.imports.into_iter().flatten());
-                    leased_far += joined.lease.map_or(0, |lease| lease.len());
-                } else {
-                    assert_eq!(joined.imports.into_iter().flatten().count(), 0);
-                }
-                node.arrived();
-            }
-        }
-        into_far.sort_unstable();
-        assert_eq!(leased_far, 0);
-        assert_eq!(into_far, (0..64).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_large_crowd_is_nearly_regular_and_is_mended() {
-        let mut now = Instant::now();
-        let mut crowd = crowd(8, now);
-        let mut nodes: Vec<_> = (0..300).map(|n| Node::new(n, 8)).collect();
-        for node in &mut nodes {
-            node.join(&mut crowd, now);
-        }
-        let degrees = |crowd: &Crowd| crowd.members.values().map(|member| member.links.len()).collect::<Vec<_>>();
-        let all = degrees(&crowd);
-        assert!(all.iter().all(|degree| (LINKS..=2 * LINKS + 12).contains(degree)), "{all:?}");
-        // A third goes away; those that miss neighbours are given others.
-        nodes.truncate(200);
-        for _ in 0..4 {
-            now += GRACE / 2;
-            for node in &mut nodes {
-                let links = crowd.members.get(&node.addr).map(|member| member.links.clone()).unwrap_or_default();
-                node.neighbours = links.iter().filter(|link| (0..200).any(|n| addr(n) == **link)).count();
-                node.join(&mut crowd, now);
-            }
-        }
-        assert_eq!(crowd.len(), 200);
-        assert!(degrees(&crowd).iter().all(|degree| *degree >= LINKS), "{:?}", degrees(&crowd));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_members_say_it_answers_within_its_bounds(
-            words in proptest::collection::vec((0..6u16, any::<[u64; 3]>(), 0..3u8, 0..4000u64), 1..60),
-        ) {
-            let start = Instant::now();
-            let mut crowd = crowd(60, start);
-            let mut now = start;
-            for (n, [held, fetching, unseen], reach, pause) in words {
-                now += Duration::from_millis(pause);
-                let set = |bits: u64| Pieces { size: 60 * PIECE, bits: Some(vec![bits]) };
-                let registry = [Reach::No, Reach::Ranges { rate: u64::from(n) }, Reach::Whole][usize::from(reach)];
-                let join = Join {
-                    blob: Digest::of(b"x"), size: 60 * PIECE, held: set(held), fetching: set(fetching), unseen: set(unseen),
-                    registry, zone: ["", "z"][usize::from(n % 2)].to_owned(), neighbours: n, owner: 0,
-                };
-                let joined = crowd.join(addr(n), &join, 7, now).unwrap();
-                for index in joined.lease.iter().chain(&joined.imports).cloned().flatten() {
-                    prop_assert!(index < 60 && unseen >> index & 1 == 1 && held >> index & 1 == 0);
-                }
-                prop_assert!(!joined.neighbours.contains(&addr(n)));
-                prop_assert!(crowd.len() <= 6);
-            }
-        }
-    }
 }

@@ -1,23 +1,22 @@
 //! Getting the pieces of one blob together with everybody else who wants it: neighbours give what they have, the owner
 //! says what this node takes from the registry for all, and the plan says whom to ask for what. This file asks.
 
+mod lease;
+mod wish;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use fixedbitset::FixedBitSet;
-use futures_util::future::BoxFuture;
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use self::lease::{Lease, Registry};
+pub use self::wish::{Blame, Declined, Fetched, Leases, PeerFault, Wish};
 
 use super::{
     Located, Quarantine,
@@ -31,103 +30,16 @@ use super::{
     pool::Pool,
     sessions::Session,
 };
-use crate::store::{Partial, StoreError, piece::Layout};
+use crate::store::{StoreError, piece::Layout};
 
 /// Neighbours at most, whoever named them.
 const NEIGHBOURS: usize = 32;
-/// Leases under way of one blob: the next one is asked for when the last has nearly come.
-const LEASES: usize = 2;
-/// Leases under way of all blobs together. A registry's wire is shared by all fetchers, and the more there are, the later
-/// each has its first piece to give.
-const LEASES_IN_ALL: usize = 2;
-/// A lease of which not a byte comes for so long is given up.
-const STALLED: Duration = Duration::from_secs(5);
-/// When nothing came for so long, from anywhere, the registry is asked without a lease.
-const IMPATIENT: Duration = Duration::from_secs(5);
 /// When nothing came for so long and the registry will not help, it is over.
 const HOPELESS: Duration = Duration::from_secs(10);
-/// A registry that failed so often, one time after the other, is not asked again.
-const FAILURES: u32 = 3;
 /// The owner is not asked more often than this.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 /// The owner is asked again after this when it did not answer.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// What a peer did wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Blame {
-    /// Its bytes were not what was stated, or it found them damaged itself.
-    Corrupt,
-    /// It was silent for too long.
-    Stall,
-    /// It could not be reached or went away.
-    Gone,
-    /// It said something untrue: pieces it has not got, a statement nobody signed, nonsense.
-    Lied,
-}
-
-impl Blame {
-    /// A stable name for metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Corrupt => "corrupt",
-            Self::Stall => "stall",
-            Self::Gone => "gone",
-            Self::Lied => "lied",
-        }
-    }
-}
-
-/// One fault of one peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerFault {
-    /// Which peer.
-    pub peer: SocketAddr,
-    /// What it did.
-    pub blame: Blame,
-}
-
-/// How a fetch ended.
-#[derive(Debug, Clone, Default)]
-pub struct Fetched {
-    /// Bytes that came from each peer and count.
-    pub bytes: Vec<(SocketAddr, u64)>,
-    /// What went wrong, at most one for each peer.
-    pub faults: Vec<PeerFault>,
-    /// Pieces that were wanted and are still not here: for the registry.
-    pub missing: Vec<u32>,
-    /// Our own store failed, and that is why it ended.
-    pub failed: Option<StoreError>,
-}
-
-/// Why a registry did not give what was leased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Declined {
-    /// It may be asked again after this.
-    Later(Duration),
-    /// It failed, and may be better soon.
-    Failed,
-    /// It gives the whole only, and was not asked for that.
-    Ranges,
-    /// It will not give it, or not to us.
-    Never,
-}
-
-/// What is to be fetched, and what may help.
-#[derive(Clone)]
-pub struct Wish {
-    /// The blob.
-    pub partial: Arc<Partial>,
-    /// Which pieces of it.
-    pub wanted: Range<u32>,
-    /// The piece that the client reads now.
-    pub cursor: Arc<AtomicU32>,
-    /// Brings pieces from the registry; with `true`, an answer that ignores the range will do.
-    pub registry: Arc<Leases>,
-}
-
-/// See [`Wish::registry`]. It counts the bytes as they come in the last argument.
-pub type Leases = dyn Fn(Range<u32>, bool, Arc<AtomicU64>) -> BoxFuture<'static, Result<(), Declined>> + Send + Sync;
 
 enum Report {
     Has(SocketAddr, Result<FixedBitSet, GetError>),
@@ -163,6 +75,7 @@ pub(super) async fn fetch(
         leases: Vec::new(),
         crowd: Crowd::new(),
         progress: Instant::now(),
+        pushing: false,
         wish,
     };
     // Another size is another blob: the registry knows better.
@@ -199,30 +112,8 @@ struct Fetch<'a> {
     crowd: Crowd,
     /// When a piece last came, from anywhere.
     progress: Instant,
-}
-
-/// What is being taken from the registry.
-struct Lease {
-    pieces: Range<u32>,
-    /// Bytes of it so far.
-    received: Arc<AtomicU64>,
-    /// How many there were when one last came, and when that was.
-    had: u64,
-    progress: Instant,
-    task: AbortHandle,
-    /// Counted among the leases of all blobs.
-    _slot: Arc<()>,
-}
-
-/// How the registry does.
-#[derive(Debug, Default)]
-struct Registry {
-    rate: u64,
-    whole: bool,
-    never: bool,
-    /// Failures since it last brought something.
-    failures: u32,
-    not_before: Option<Instant>,
+    /// Nothing came for too long; until a neighbour gives something, the registry is asked without leases.
+    pushing: bool,
 }
 
 /// How we stand with the owner.
@@ -263,7 +154,11 @@ impl Fetch<'_> {
             self.plan.settle(&held);
             self.plan.set_cursor(self.wish.cursor.load(Ordering::Relaxed));
             // The last piece is here before its bearer has said so.
-            if self.is_done(&held) && self.plan.is_idle() || self.is_hopeless(now) {
+            if self.is_done(&held) && self.plan.is_idle() {
+                self.say_goodbye(&held);
+                return;
+            }
+            if self.is_hopeless(now) {
                 return;
             }
             while let Some(ask) = self.plan.next(now) {
@@ -353,97 +248,57 @@ impl Fetch<'_> {
         true
     }
 
-    /// Takes these from the registry.
-    fn lease(&mut self, pieces: Range<u32>) {
-        let pieces = pieces.start..pieces.end.min(self.layout.count());
-        if pieces.is_empty() {
-            return;
-        }
-        self.plan.lease(pieces.clone());
-        let received = Arc::<AtomicU64>::default();
-        let taking = (self.wish.registry)(pieces.clone(), self.registry.whole, received.clone());
-        let (reports, leased, began) = (self.reports.clone(), pieces.clone(), Instant::now());
-        let task = self.tasks.spawn(async move {
-            let ended = taking.await;
-            let _ = reports.send(Report::Lease { pieces: leased, took: began.elapsed(), ended }).await;
-        });
-        let _slot = self.exchange.leases.clone();
-        self.leases.push(Lease { pieces, received, had: 0, progress: began, task, _slot });
-    }
-
-    /// Gives up leases that bring nothing, so that their pieces can be had elsewhere: the owner leases them anew.
-    fn give_up_stalled(&mut self, now: Instant) {
-        let mut stalled = Vec::new();
-        for lease in &mut self.leases {
-            let has = lease.received.load(Ordering::Relaxed);
-            if has > lease.had {
-                (lease.had, lease.progress) = (has, now);
-            } else if now.saturating_duration_since(lease.progress) > STALLED {
-                lease.task.abort();
-                stalled.push(lease.pieces.clone());
-            }
-        }
-        for pieces in stalled {
-            tracing::info!(blob = %self.wish.partial.digest(), ?pieces, "the registry brings nothing, giving the lease up");
-            self.lease_ended(pieces, Duration::ZERO, Err(Declined::Failed), now);
-        }
-    }
-
-    /// Nothing comes from anywhere: an owner that is wrong, or holders that are, must not stop a pull.
-    fn push_on(&mut self, held: &FixedBitSet, now: Instant) {
-        let quiet = now.saturating_duration_since(self.progress) > IMPATIENT;
-        if !quiet || !self.leases.is_empty() || !self.may_ask_registry(now) {
-            return;
-        }
-        let end = self.wish.wanted.end.min(self.layout.count());
-        if let Some(index) = (self.wish.wanted.start..end).find(|index| !held.contains(*index as usize)) {
-            tracing::info!(blob = %self.wish.partial.digest(), index, "nobody brings anything, asking the registry");
-            self.lease(index..index + 1);
-        }
-    }
-
-    fn may_ask_registry(&self, now: Instant) -> bool {
-        !self.registry.never && self.registry.not_before.is_none_or(|until| until <= now)
-    }
-
     /// Asks the owner, when it is time or when there is room for another lease.
     fn join(&mut self, held: &FixedBitSet, now: Instant) {
         let crowd = &self.crowd;
         if crowd.asking {
             return;
         }
-        let (unseen, fetching) = (self.plan.unseen(), self.plan.fetching(held));
-        // The exchange holds one of them itself.
-        let in_all = Arc::strong_count(&self.exchange.leases) - 1;
-        let nearly = self.plan.leased(held) <= 1;
-        let room = self.leases.len() < LEASES && in_all < LEASES_IN_ALL && nearly && self.may_ask_registry(now);
+        let unseen = self.plan.unseen();
+        let room = self.has_room(held, now);
         let wants = room && !unseen.is_clear() && !crowd.nothing;
         let pause = now.saturating_duration_since(crowd.asked) >= MIN_PAUSE || crowd.owner == 0;
         if crowd.due > now && !(wants && pause) {
             return;
         }
-        let size = self.layout.size();
-        let join = Join {
-            blob: self.wish.partial.digest(),
-            size,
-            held: Pieces::some(size, held),
-            fetching: Pieces::some(size, &fetching),
-            unseen: Pieces::some(size, &unseen),
-            registry: match (room, self.registry.whole) {
-                (false, _) => Reach::No,
-                (true, true) => Reach::Whole,
-                (true, false) => Reach::Ranges { rate: self.registry.rate },
-            },
-            zone: self.exchange.members.zone().to_owned(),
-            neighbours: self.neighbours.len() as u16,
-            owner: crowd.owner,
+        let registry = match (room, self.registry.whole) {
+            (false, _) => Reach::No,
+            (true, true) => Reach::Whole,
+            (true, false) => Reach::Ranges { rate: self.registry.rate },
         };
+        let join = self.report(held, registry);
         self.crowd.asking = true;
         self.crowd.asked = now;
         let (exchange, pool, reports) = (self.exchange.clone(), self.pool.clone(), self.reports.clone());
         self.tasks.spawn(async move {
             let _ = reports.send(Report::Joined(locate::join(&exchange, &pool, join).await)).await;
         });
+    }
+
+    /// The owner shall know that all is here: members in other zones will want it.
+    fn say_goodbye(&self, held: &FixedBitSet) {
+        if self.exchange.members.zone().is_empty() {
+            return;
+        }
+        let (exchange, pool) = (self.exchange.clone(), self.pool.clone());
+        let join = self.report(held, Reach::No);
+        // Not among the tasks, which end with the fetch. It ends by its own deadline.
+        tokio::spawn(async move { locate::join(&exchange, &pool, join).await });
+    }
+
+    fn report(&self, held: &FixedBitSet, registry: Reach) -> Join {
+        let size = self.layout.size();
+        Join {
+            blob: self.wish.partial.digest(),
+            size,
+            held: Pieces::some(size, held),
+            fetching: Pieces::some(size, &self.plan.fetching(held)),
+            unseen: Pieces::some(size, &self.plan.unseen()),
+            registry,
+            zone: self.exchange.members.zone().to_owned(),
+            neighbours: self.neighbours.len() as u16,
+            owner: self.crowd.owner,
+        }
     }
 
     /// Whether it is worth going on.
@@ -460,6 +315,7 @@ impl Fetch<'_> {
             }
             Report::Piece(ask, Ok(bytes)) => {
                 self.plan.done(ask.index, now);
+                self.pushing = false;
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {
@@ -478,28 +334,6 @@ impl Fetch<'_> {
             Report::Joined(joined) => self.joined(joined, now),
         }
         true
-    }
-
-    fn lease_ended(&mut self, pieces: Range<u32>, took: Duration, ended: Result<(), Declined>, now: Instant) {
-        let Some(at) = self.leases.iter().position(|lease| lease.pieces == pieces) else { return };
-        self.leases.swap_remove(at);
-        self.plan.unlease(pieces.clone());
-        match ended {
-            Ok(()) => {
-                let bytes: u64 = pieces.map(|index| self.layout.len(index)).sum();
-                let rate = (bytes as f64 / took.as_secs_f64().max(0.001)) as u64;
-                self.registry.failures = 0;
-                self.registry.rate = if self.registry.rate == 0 { rate } else { (self.registry.rate * 3 + rate) / 4 };
-            }
-            Err(Declined::Failed) => {
-                self.registry.failures += 1;
-                self.registry.never |= self.registry.failures >= FAILURES;
-                self.registry.not_before = Some(now + RETRY * 2u32.pow(self.registry.failures.min(5)));
-            }
-            Err(Declined::Later(wait)) => self.registry.not_before = Some(now + wait),
-            Err(Declined::Ranges) => self.registry.whole = true,
-            Err(Declined::Never) => self.registry.never = true,
-        }
     }
 
     fn joined(&mut self, joined: Option<Joined>, now: Instant) {

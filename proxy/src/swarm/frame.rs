@@ -4,6 +4,9 @@
 //! One request per QUIC stream: a frame each way, and for a piece its bytes after the frame. New variants go to the end
 //! of the enums; a change to an old one is a new ALPN.
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use fixedbitset::FixedBitSet;
@@ -351,74 +354,5 @@ fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, FrameError> 
     match postcard::take_from_bytes::<T>(bytes) {
         Ok((message, [])) if message.is_bounded() => Ok(message),
         _ => Err(FrameError::Malformed),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn round_trip(answer: &Answer) -> Result<Answer, FrameError> {
-        decode(&encode(answer).unwrap()[4..])
-    }
-
-    #[test]
-    fn a_frame_of_four_gibibytes_is_refused_by_its_length_alone() {
-        assert!(matches!(bounded([0xff; 4]), Err(FrameError::TooLong(0xffff_ffff))));
-        assert!(matches!(bounded([1, 0, 1, 0]), Err(FrameError::TooLong(65_537))));
-        assert_eq!(bounded([0, 0, 1, 0]).unwrap(), MAX_FRAME);
-    }
-
-    #[test]
-    fn lists_and_sizes_beyond_their_bounds_are_refused() {
-        let addr = "10.0.0.1:1".parse().unwrap();
-        let provenance = vec![Provenance { registry: "r".into(), repository: "x".into() }; MAX_TOLD];
-        let good = Record { size: 1, providers: vec![(addr, true); MAX_PROVIDERS], provenance };
-        let answer = Answer::Located(Some(good.clone()));
-        assert_eq!(round_trip(&answer).unwrap(), answer);
-        let mut bad = vec![good; 4];
-        bad[0].size = u64::MAX;
-        bad[1].providers.push((addr, false));
-        let one_more = bad[2].provenance[0].clone();
-        bad[2].provenance.push(one_more);
-        bad[3].provenance[0].registry = "r".repeat(256);
-        for record in bad {
-            assert!(matches!(round_trip(&Answer::Located(Some(record))), Err(FrameError::Malformed)));
-        }
-        let map = |size, words| Answer::Map(Some(Pieces { size, bits: Some(vec![1; words]) }));
-        assert!(round_trip(&map(256 << 20, 16)).is_ok());
-        assert!(round_trip(&map(256 << 20, 17)).is_err());
-        assert!(round_trip(&map(u64::MAX, 1)).is_err());
-        let hello = Hello { advertised: addr, boot: 1, members: vec![addr; MAX_MEMBERS], zone: String::new() };
-        assert!(round_trip(&Answer::Hello(hello.clone())).is_ok());
-        let hello = Hello { members: vec![addr; MAX_MEMBERS + 1], ..hello };
-        assert!(round_trip(&Answer::Hello(hello)).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn noise_never_decodes_into_something_unbounded(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok(request) = decode::<Request>(&bytes) {
-                prop_assert!(request.is_bounded());
-            }
-            if let Ok(answer) = decode::<Answer>(&bytes) {
-                prop_assert!(answer.is_bounded());
-            }
-        }
-
-        #[test]
-        fn a_set_of_pieces_survives_the_wire(size in 0..1u64 << 30, seed in any::<u64>()) {
-            let count = Layout::new(size).unwrap().count() as usize;
-            let mut set = FixedBitSet::with_capacity(count);
-            for index in 0..count {
-                set.set(index, seed.rotate_left(index as u32) & 3 == 1);
-            }
-            let answer = Answer::Map(Some(Pieces::some(size, &set)));
-            let Answer::Map(Some(pieces)) = round_trip(&answer).unwrap() else { panic!() };
-            prop_assert_eq!(pieces.to_set().unwrap(), set);
-            prop_assert_eq!(Pieces::all(size).to_set().unwrap().count_ones(..), count);
-        }
     }
 }
