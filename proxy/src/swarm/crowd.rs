@@ -90,9 +90,9 @@ impl Crowd {
         self.members.values().all(|member| member.due <= now)
     }
 
-    /// How many are in it.
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
+    /// What it takes in memory, in bytes, about: three sets of pieces for each member and what is around them.
+    pub(crate) fn weight(&self) -> usize {
+        self.members.len() * (3 * self.layout.count().div_ceil(8) as usize + 512)
     }
 
     /// `from` tells how it stands; what it may do. `None` when it speaks of a blob of another size.

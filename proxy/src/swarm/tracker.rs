@@ -27,8 +27,10 @@ const MAX_FACTS: usize = 1 << 20;
 
 /// With fewer neighbours than this, some that have the whole are named too.
 const FEW: usize = 4;
-/// The most members remembered in all crowds.
-const MAX_CROWDED: usize = 1 << 16;
+/// What all crowds together may take in memory, in bytes.
+const MAX_CROWDED: usize = 64 << 20;
+/// Crowds that are over are looked for this often.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// The books of an owner.
 #[derive(Debug, Default)]
@@ -36,6 +38,9 @@ pub(crate) struct Tracker {
     blobs: HashMap<Digest, Known>,
     facts: usize,
     crowds: HashMap<Digest, Crowd>,
+    /// What the crowds took when they were last looked through, and when that was.
+    crowded: usize,
+    swept: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -99,14 +104,19 @@ impl Tracker {
     /// the others, or there are too many.
     pub(crate) fn join(&mut self, from: SocketAddr, join: &Join, epoch: u64, now: Instant) -> Option<Joined> {
         let layout = Layout::new(join.size).ok()?;
-        self.crowds.retain(|_, crowd| !crowd.is_over(now));
-        let crowded: usize = self.crowds.values().map(Crowd::len).sum();
-        if crowded >= MAX_CROWDED {
+        if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
+            self.crowds.retain(|_, crowd| !crowd.is_over(now));
+            self.crowded = self.crowds.values().map(Crowd::weight).sum();
+            self.swept = Some(now);
+        }
+        if self.crowded >= MAX_CROWDED {
             return None;
         }
         let followed = join.owner != 0 && join.owner != epoch;
         let crowd = self.crowds.entry(join.blob).or_insert_with(|| Crowd::new(layout, rand::random(), followed, now));
+        let before = crowd.weight();
         let mut joined = crowd.join(from, join, epoch, now)?;
+        self.crowded = (self.crowded + crowd.weight()).saturating_sub(before);
         if usize::from(join.neighbours) + joined.neighbours.len() < FEW
             && let Some(record) = self.find(&join.blob, from, now)
             && record.size == join.size
@@ -153,8 +163,10 @@ fn usual_size(sizes: impl Iterator<Item = u64>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use fixedbitset::FixedBitSet;
+
     use super::*;
-    use crate::swarm::frame::Holding;
+    use crate::swarm::frame::{Holding, Pieces, Reach};
 
     fn addr(n: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], n))
@@ -197,6 +209,29 @@ mod tests {
             tracker.note(addr(1), announce, now);
         }
         assert_eq!(tracker.find(&blob, addr(0), now).unwrap().provenance.len(), MAX_TOLD);
+    }
+
+    #[test]
+    fn crowds_take_no_more_memory_than_they_may_and_are_forgotten() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let size = 1 << 39;
+        let none = Pieces::some(size, &FixedBitSet::with_capacity(Layout::new(size).unwrap().count() as usize));
+        let join = |n: u16| Join {
+            blob: Digest::of(&n.to_le_bytes()),
+            size,
+            held: none.clone(),
+            fetching: none.clone(),
+            unseen: none.clone(),
+            registry: Reach::No,
+            zone: String::new(),
+            neighbours: 0,
+            owner: 0,
+        };
+        let taken = (0..20_000).filter(|n| tracker.join(addr(*n), &join(*n), 1, now).is_some()).count();
+        let each = 3 * 32_768 / 8 + 512;
+        assert_eq!(taken, MAX_CROWDED.div_ceil(each));
+        assert!(tracker.join(addr(1), &join(20_001), 1, now + Duration::from_secs(60)).is_some());
+        assert_eq!(tracker.crowds.len(), 1);
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn a_large_crowd_is_nearly_regular_and_is_mended() {
             node.join(&mut crowd, now);
         }
     }
-    assert_eq!(crowd.len(), 200);
+    assert_eq!(crowd.members.len(), 200);
     assert!(degrees(&crowd).iter().all(|degree| *degree >= LINKS), "{:?}", degrees(&crowd));
 }
 
@@ -226,7 +226,7 @@ proptest! {
                 prop_assert!(index < 60 && unseen >> index & 1 == 1 && held >> index & 1 == 0);
             }
             prop_assert!(!joined.neighbours.contains(&addr(n)));
-            prop_assert!(crowd.len() <= 6);
+            prop_assert!(crowd.members.len() <= 6);
         }
     }
 }
