@@ -169,14 +169,19 @@ impl Content {
         let mut provenance = found.provenance;
         let flight = match found.place {
             Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
-            Place::Flying(flight) => flight,
-            Place::Gathered(partial) => self.launch(digest, partial, Plan { located: None, first: None }, provenance),
+            Place::Flying(flight) => {
+                flight.supply(supply);
+                flight
+            }
+            Place::Gathered(partial) => {
+                self.launch(digest, partial, Plan { located: None, first: None }, provenance, supply)
+            }
             Place::Members(located) => {
                 provenance.push(supply.provenance.clone());
-                self.take_off(digest, found.size, provenance, Plan { located: Some(located), first: None }).await?
+                let partial = self.partial(digest, found.size, provenance.clone()).await?;
+                self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply)
             }
         };
-        flight.supply(supply);
         Ok(Opened { body: reader::body(flight, part, tally) })
     }
 
@@ -195,21 +200,19 @@ impl Content {
         tally: Arc<Tally>,
     ) -> Result<Opened, Box<(Fault, Response<Incoming>)>> {
         let flight = match self.flying(&digest) {
-            Some(flight) => flight,
+            Some(flight) => {
+                flight.supply(supply);
+                flight
+            }
             None => {
-                let partial = match self.partial(digest, size, vec![supply.provenance.clone()]).await {
+                let provenance = vec![supply.provenance.clone()];
+                let partial = match self.partial(digest, size, provenance.clone()).await {
                     Ok(partial) => partial,
                     Err(fault) => return Err(Box::new((fault, first))),
                 };
-                self.launch(
-                    digest,
-                    partial,
-                    Plan { located: None, first: Some(first) },
-                    vec![supply.provenance.clone()],
-                )
+                self.launch(digest, partial, Plan { located: None, first: Some(first) }, provenance, supply)
             }
         };
-        flight.supply(supply);
         Ok(Opened { body: reader::body(flight, part, tally) })
     }
 
@@ -294,17 +297,6 @@ impl Content {
             .filter(|flight| flight.is_live())
     }
 
-    async fn take_off(
-        &self,
-        digest: Digest,
-        size: u64,
-        provenance: Vec<Provenance>,
-        plan: Plan,
-    ) -> Result<Arc<Flight>, Fault> {
-        let partial = self.partial(digest, size, provenance.clone()).await?;
-        Ok(self.launch(digest, partial, plan, provenance))
-    }
-
     async fn partial(&self, digest: Digest, size: u64, provenance: Vec<Provenance>) -> Result<Arc<Partial>, Fault> {
         let store = self.0.store.clone();
         let begun = blocking(move || {
@@ -317,14 +309,22 @@ impl Content {
         begun.await.unwrap_or(Err(StoreError::Discarded(digest))).map_err(fault)
     }
 
-    fn launch(&self, digest: Digest, partial: Arc<Partial>, plan: Plan, provenance: Vec<Provenance>) -> Arc<Flight> {
+    fn launch(
+        &self,
+        digest: Digest,
+        partial: Arc<Partial>,
+        plan: Plan,
+        provenance: Vec<Provenance>,
+        supply: Supply,
+    ) -> Arc<Flight> {
         let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
         // Two clients may have come here together.
         if let Some(flight) = flights.get(&digest).and_then(Weak::upgrade).filter(|flight| flight.is_live()) {
+            flight.supply(supply);
             return flight;
         }
         flights.retain(|_, flight| flight.strong_count() > 0);
-        let flight = Arc::new(Flight::launch(self.0.clone(), partial, plan, provenance));
+        let flight = Arc::new(Flight::launch(self.0.clone(), partial, plan, provenance, supply));
         flights.insert(digest, Arc::downgrade(&flight));
         flight
     }

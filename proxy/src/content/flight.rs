@@ -85,7 +85,14 @@ const PEER: u8 = 1;
 const REGISTRY: u8 = 2;
 
 impl Flight {
-    pub(super) fn launch(content: Arc<Inner>, partial: Arc<Partial>, plan: Plan, provenance: Vec<Provenance>) -> Self {
+    /// Begins with the request of its first client.
+    pub(super) fn launch(
+        content: Arc<Inner>,
+        partial: Arc<Partial>,
+        plan: Plan,
+        provenance: Vec<Provenance>,
+        supply: Supply,
+    ) -> Self {
         let held = partial.pieces();
         let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
         let shared = Arc::new(Shared {
@@ -94,7 +101,7 @@ impl Flight {
             sources: (0..partial.layout().count()).map(source).collect(),
             sight: watch::Sender::new(Sight { partial, failed: false }),
             provenance,
-            supplies: Mutex::default(),
+            supplies: Mutex::new(vec![supply]),
             wants: Mutex::default(),
             wanted: Notify::new(),
             tallies: Mutex::default(),
@@ -325,11 +332,10 @@ async fn fill(
                 verified = partial.verified() => return verified.map(|_| ()),
             }
         };
-        let supply = shared.supply();
-        let Some(supply) = supply else {
-            // The first client's request follows at once.
-            wanted.await;
-            continue;
+        let Some(supply) = shared.supply() else {
+            // No client's request is good any more: the crowd's leases have shown that.
+            shared.fail();
+            return std::future::pending().await;
         };
         let filled = {
             let request = Request { run, whole: true, first: first.take(), received: Arc::default() };

@@ -55,9 +55,8 @@ async fn lease(
     (run, whole): (Range<u32>, bool),
     received: Arc<AtomicU64>,
 ) -> Result<(), Declined> {
-    let supply = shared.supply();
-    // The first client's request follows at once; without any, there is nothing to ask the registry with.
-    let Some(supply) = supply else { return Err(Declined::Failed) };
+    // Without any there is nothing to ask the registry with.
+    let Some(supply) = shared.supply() else { return Err(Declined::Never) };
     let filled = {
         let request = Request { run, whole, first: None, received };
         registry::fill(&content, &supply, &partial, request, shared.mark()).await

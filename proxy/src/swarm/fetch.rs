@@ -166,7 +166,7 @@ impl Fetch<'_> {
                     return;
                 }
             }
-            self.push_on(&held, now);
+            self.push_on(now);
             self.join(&held, now);
             let wake = self.wake(now);
             tokio::select! {
@@ -352,6 +352,7 @@ impl Fetch<'_> {
             self.watch(addr, false);
         }
         if let Some(pieces) = joined.lease {
+            self.pushing = false;
             self.lease(pieces);
         }
     }

@@ -89,13 +89,13 @@ impl Fetch<'_> {
     }
 
     /// Nothing comes from anywhere: an owner that is wrong, or holders that are, must not stop a pull.
-    pub(super) fn push_on(&mut self, held: &FixedBitSet, now: Instant) {
+    pub(super) fn push_on(&mut self, now: Instant) {
         self.pushing |= now.saturating_duration_since(self.progress) > IMPATIENT;
         if !self.pushing || !self.leases.is_empty() || !self.may_ask_registry(now) {
             return;
         }
-        let end = self.wish.wanted.end.min(self.layout.count());
-        if let Some(index) = (self.wish.wanted.start..end).find(|index| !held.contains(*index as usize)) {
+        // Not what is asked of somebody already: it could not be written, and would be fetched over and over.
+        if let Some(&index) = self.plan.missing().first() {
             tracing::info!(blob = %self.wish.partial.digest(), index, "nobody brings anything, asking the registry");
             self.lease(index..index + 1);
         }
