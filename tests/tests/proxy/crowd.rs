@@ -1,9 +1,11 @@
 //! Several nodes want the same image in the same moment, and nobody has it: the registry gives each byte once, whatever
 //! goes wrong with it, and every node gets everything.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use http::StatusCode;
-use waylay_tests::scripted::{Cluster, Fault, Kind, MIB, Node, Registry, Running, blobs, layers, manifests};
+use waylay_tests::scripted::{Cluster, Fault, Kind, MIB, Node, Registry, Running, blob, blobs, layers, manifests};
 
 use super::sum;
 
@@ -84,6 +86,18 @@ async fn a_registry_that_fails_some_of_the_requests_fails_no_pull() {
     registry.fault(blobs().gets().first(3), Fault::Status(StatusCode::BAD_GATEWAY));
     pull(&registry, &nodes, "app:1").await;
     assert!(registry.blob_bytes_sent() < registry.image("app:1").blob_bytes() + 2 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_refuses_everybody_ends_every_pull() {
+    let registry = Registry::new().image("app:1", layers([6 * MIB])).start().await;
+    let (nodes, _cluster) = crowd(&registry, 2).await;
+    // It still says by HEAD that the layer may be had.
+    registry.fault(blob(registry.image("app:1").layers[0].digest).gets(), Fault::Status(StatusCode::FORBIDDEN));
+    let clients: Vec<_> = nodes.iter().map(Node::client).collect();
+    let all = join_all(clients.iter().map(|client| client.pull("app:1")));
+    let pulled = tokio::time::timeout(Duration::from_secs(60), all).await.expect("no client is left waiting");
+    assert!(pulled.iter().all(Result::is_err));
 }
 
 #[tokio::test(flavor = "multi_thread")]
