@@ -26,8 +26,8 @@ pub(crate) fn hand_over(program: &str, profile: &[&str], no_setup: bool, rest: &
     if !no_setup && !rest.iter().any(|arg| arg == "--no-setup") {
         setup::ensure()?;
     }
-    run(&mut cargo(&[&["build", "--package", "waylay", "--package", "waylay-tests", "--bins"], profile].concat()))?;
-    let mut start = [&["run", "--quiet", "--package", "waylay-tests", "--bin", program], profile, &["--"]].concat();
+    run(&mut cargo(&[&["build", "--workspace", "--bins"], profile].concat()))?;
+    let mut start = [&["run", "--quiet", "--bin", program], profile, &["--"]].concat();
     start.extend(rest.iter().map(String::as_str).filter(|arg| *arg != "--no-setup"));
     run(&mut cargo(&start))
 }

@@ -5,9 +5,11 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's directory.
+/// The workspace's directory: as cargo says when it runs us, since a built program may have been moved with its target
+/// directory.
 pub(crate) fn workspace() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let xtask = Path::new(&xtask);
     xtask.parent().unwrap_or(xtask).to_path_buf()
 }
 
