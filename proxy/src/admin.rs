@@ -82,6 +82,11 @@ pub trait View: Send + Sync + 'static {
     /// # Errors
     /// When a file stays.
     fn remove(&self, digest: &Digest) -> io::Result<bool>;
+    /// The last events, as JSON lines. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn journal(&self) -> io::Result<String>;
     /// Sends new connections directly to their registry, or no longer; a restart does not change it.
     ///
     /// # Errors

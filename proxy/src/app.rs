@@ -26,6 +26,7 @@ use crate::{
     dial,
     http::Http,
     intercept::{self, Intercept, Listeners, Targets},
+    journal::Journal,
     lifecycle::{self, Readiness, Shutdown},
     metrics::Metrics,
     pull::{Pull, access::Access, tags::Tags},
@@ -82,7 +83,7 @@ impl Core {
             None => Swarm::alone(),
         };
         let upstream = Upstream::new(resolver);
-        let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), metrics.clone());
+        let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), metrics.clone(), trace.clone());
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let access = Access::new(config.pull.offline_grace);
@@ -143,8 +144,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let switch = Arc::new(Switch::new(Some(guard.clone()), config.state_dir.join("off")));
     let watch = Watcher::new(core.metrics.clone(), core.trace.clone()).with(guard.clone(), switch.clone());
     let watch = Arc::new(watch);
+    let journal = Journal::new(&config.state_dir);
+    let remembering = journal.clone().keep(core.trace.follow());
     let (parts, config_shown) = (view::Parts::of(&core), config.clone());
-    let desk = Desk { config: config_shown, started, core: parts, guard: guard.clone(), switch: switch.clone() };
+    let desk =
+        Desk { config: config_shown, started, core: parts, guard: guard.clone(), switch: switch.clone(), journal };
     let desk = Arc::new(desk);
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
@@ -159,7 +163,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let publishing = republish(&config, &identities);
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
-        () = async { tokio::join!(desk, proving, publishing, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
+        () = async { tokio::join!(desk, proving, publishing, remembering, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
     };
     core.close().await;
     let drained = served.context("accepting connections failed")?;

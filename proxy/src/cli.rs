@@ -4,6 +4,7 @@ mod blobs;
 mod check;
 mod config;
 mod doctor;
+mod explain;
 mod generate;
 mod install;
 mod peers;
@@ -65,7 +66,9 @@ enum Command {
     #[command(subcommand)]
     Blobs(blobs::Blobs),
     /// Follow connections and requests as they happen.
-    Trace(Ask),
+    Trace(trace::Trace),
+    /// Say where each byte of the last pull of an image came from, and what made it slow.
+    Explain(explain::Explain),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Show),
@@ -122,7 +125,8 @@ pub fn main() -> ExitCode {
         Command::On(ask) => switch::switch(&ask.socket, ask.json, false),
         Command::Peers(ask) => peers::peers(&ask.socket, ask.json),
         Command::Blobs(blobs) => blobs.run(),
-        Command::Trace(ask) => trace::trace(&ask.socket, ask.json),
+        Command::Trace(trace) => trace.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Config(show) => show.run(),
         Command::Check(file) => check::check(&file.config),
         Command::Token(token) => token.run(),

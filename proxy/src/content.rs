@@ -4,6 +4,7 @@
 //! [`VERIFIED_FIRST`] before their first byte, larger ones before their last piece.
 
 mod chunks;
+mod course;
 mod flight;
 mod local;
 mod reader;
@@ -34,6 +35,7 @@ use crate::{
     oci::Digest,
     store::{Blob, Partial, Provenance, Store, StoreError, piece::Layout},
     swarm::{Located, Swarm},
+    telemetry::Trace,
     upstream::{Body, Head, Origin, Upstream},
 };
 
@@ -90,6 +92,7 @@ struct Inner {
     swarm: Swarm,
     upstream: Upstream,
     metrics: Arc<Metrics>,
+    trace: Trace,
     // std: held for a look-up, never across an await.
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     turns: Turns,
@@ -105,10 +108,10 @@ impl Found {
 
 impl Content {
     /// Serves from these sources.
-    pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>) -> Self {
+    pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>, trace: Trace) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
         let (flights, turns) = (Mutex::default(), Turns::default());
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights, turns, distrusted }))
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, distrusted }))
     }
 
     /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the

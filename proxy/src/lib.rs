@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients and servers"))]
 
 pub mod cli;
+pub mod explain;
 pub mod doctor;
 pub mod install;
 pub mod app;
@@ -28,5 +29,6 @@ pub mod dial;
 pub mod oci;
 pub mod fault;
 pub mod metrics;
+pub mod journal;
 pub mod telemetry;
 pub mod lifecycle;

@@ -30,7 +30,7 @@ use waylay_certs::cluster::ClusterSecret;
 
 pub use self::{
     endpoint::StartError,
-    fetch::{Blame, Declined, Fetched, Leases, PeerFault, Wish},
+    fetch::{Blame, Declined, Fetched, Given, Leases, PeerFault, Wish},
     locate::{Located, Provider},
     members::MemberStatus,
 };

@@ -52,6 +52,8 @@ pub enum Event {
     Connection(ConnectionEvent),
     /// A request inside a terminated connection was answered.
     Request(RequestEvent),
+    /// A blob that was brought to this node has arrived, or was given up.
+    Flight(FlightEvent),
 }
 
 /// A redirected connection and what became of it.
@@ -90,6 +92,9 @@ pub struct RequestEvent {
     pub repository: Option<String>,
     /// The digest or tag asked for.
     pub reference: Option<String>,
+    /// What the tag meant, where one was asked for.
+    #[serde(default)]
+    pub meant: Option<String>,
     /// The answer's status; 0 when the client left before one.
     pub status: u16,
     /// Body bytes sent to the client.
@@ -106,6 +111,42 @@ pub struct RequestEvent {
     pub ms: u64,
     /// What went wrong, as `side:what`, whether or not the client noticed.
     pub faults: Vec<String>,
+}
+
+/// A blob on its way to this node: from whom each byte came and when. Any number of requests may have waited for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlightEvent {
+    /// When it began, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The blob.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes of it that were here before.
+    pub held: u64,
+    /// Whether all of it is here, with the right sha256.
+    pub verified: bool,
+    /// Until it was verified or given up, in milliseconds.
+    pub ms: u64,
+    /// Length of the steps that the curves are in, in milliseconds.
+    pub step_ms: u64,
+    /// Who gave what.
+    pub parts: Vec<FlightPart>,
+}
+
+/// What one source gave of a blob.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlightPart {
+    /// `registry`, or a peer's address.
+    pub from: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// When its first piece was here, in milliseconds since the flight began.
+    pub first_ms: u64,
+    /// When its last piece was here.
+    pub last_ms: u64,
+    /// Bytes in each step of time.
+    pub curve: Vec<u64>,
 }
 
 /// Where events go for whoever follows; costs next to nothing while nobody does.

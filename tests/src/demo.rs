@@ -8,7 +8,7 @@ mod report;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use self::progress::Progress;
 pub use self::report::{NodeReport, Report};
@@ -59,7 +59,12 @@ pub async fn run(options: Options) -> Result<Report> {
         let counted = counted_since(daemon, counted, image.bytes()).await?;
         nodes.push(NodeReport::new(node.name(), took, counted, node.traffic()?.since(wire)));
     }
+    let last = daemons.last().context("there is a node")?;
+    let explained = eventually("the last pull to be explained", Duration::from_secs(5), async || {
+        Ok(last.says(&["explain", &reference]).ok())
+    });
     let report = Report {
+        explained: explained.await?,
         runtime: options.runtime.label(),
         image_bytes: image.bytes(),
         nodes,

@@ -2,6 +2,7 @@
 //! registry. Each scenario asks three witnesses: what the client got, what the counters say, what the access line says; and
 //! a fourth that is not ours, the registry's own log.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -86,7 +87,26 @@ async fn second_node_asks_the_first(kind: Kind, recipe: &image::Recipe) -> Resul
     for side in ["peer", "registry", "ours"] {
         ensure!(counted.faults(side) == 0, "node2 counts faults:\n{}", counted.text());
     }
+    // What the operator is told.
+    explained(&daemons[1], &reference, first.address().into(), whole).await?;
     fleet.passed()
+}
+
+/// Checks that `waylay explain` ascribes all of the image to the first node.
+async fn explained(daemon: &Daemon, reference: &str, first: IpAddr, whole: u64) -> Result<()> {
+    let mut told = serde_json::Value::Null;
+    // A runtime has its last byte before the daemon has told of it.
+    let settled = eventually("the pull to be explained", Duration::from_secs(10), async || {
+        told = serde_json::from_str(&daemon.says(&["explain", "--json", reference])?)?;
+        let sources = told["sources"].as_array().context("no sources")?.iter();
+        let of_first = |source: &&serde_json::Value| {
+            let from = source["from"].as_str().and_then(|from| from.parse::<SocketAddr>().ok());
+            from.is_some_and(|from| from.ip() == first)
+        };
+        let bytes: u64 = sources.filter(of_first).filter_map(|source| source["bytes"].as_u64()).sum();
+        Ok((bytes >= whole).then_some(()))
+    });
+    settled.await.with_context(|| format!("explained as {told:#}"))
 }
 
 /// Checks that `daemon` has an access line for each blob of `image`, by the right program, all from one source.

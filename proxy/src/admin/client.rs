@@ -31,6 +31,9 @@ pub enum ClientError {
     /// The daemon does not know the question.
     #[error("the daemon answered {0}; are the daemon and this command of the same version?")]
     Status(http::StatusCode),
+    /// The record cannot be written.
+    #[error("cannot write the record")]
+    Record(#[source] io::Error),
     /// The daemon says why not.
     #[error("{0}")]
     Refused(String),
@@ -42,6 +45,16 @@ pub enum ClientError {
 /// Whether a daemon answers on the socket at `path`.
 pub async fn answers(path: &Path) -> bool {
     UnixStream::connect(path).await.is_ok()
+}
+
+/// Runs one question to the daemon behind `path`, from where there is no runtime; no threads are needed for that.
+///
+/// # Errors
+/// As the question.
+pub fn ask<T>(path: &Path, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| ClientError::NotRunning { path: path.to_owned(), source })?;
+    runtime.block_on(question)
 }
 
 /// A GET of `target` over the control socket at `path`. The body comes as the daemon sends it.

@@ -1,4 +1,5 @@
-//! The control socket's questions and orders, one a line: a method and a path. Answers are JSON.
+//! The control socket's questions and orders, one a line: a method and a path. Answers are JSON. Most wait for the disk,
+//! so all are answered where that is allowed.
 
 use std::{io, sync::Arc};
 
@@ -14,26 +15,37 @@ use crate::oci::digest::Digest;
 
 /// The answer; `None` when there is no such question.
 pub(super) async fn answer<V: View>(view: &Arc<V>, method: &Method, path: &str) -> Option<Reply> {
+    let (view, method, path) = (view.clone(), method.clone(), path.to_owned());
+    match tokio::task::spawn_blocking(move || answer_blocking(view.as_ref(), &method, &path)).await {
+        Ok(reply) => reply,
+        Err(error) => Some(failed(&error.into())),
+    }
+}
+
+fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Reply> {
     if let Some(rest) = path.strip_prefix("/blobs/") {
-        return blob(view, method, rest).await;
+        return blob(view, method, rest);
     }
     Some(match (method, path) {
         (&Method::GET, "/status") => json(&view.status()),
         (&Method::GET, "/peers") => json(&view.peers()),
         (&Method::GET, "/blobs") => json(&view.blobs()),
-        (&Method::POST, "/off") => switch(view.as_ref(), true),
-        (&Method::POST, "/on") => switch(view.as_ref(), false),
+        (&Method::GET, "/journal") => match view.journal() {
+            Ok(lines) => text(StatusCode::OK, lines),
+            Err(error) => failed(&error),
+        },
+        (&Method::POST, "/off") => switch(view, true),
+        (&Method::POST, "/on") => switch(view, false),
         _ => return None,
     })
 }
 
 /// `DIGEST` or `DIGEST/verify`.
-async fn blob<V: View>(view: &Arc<V>, method: &Method, path: &str) -> Option<Reply> {
+fn blob<V: View>(view: &V, method: &Method, path: &str) -> Option<Reply> {
     let (digest, order) = path.split_once('/').unwrap_or((path, ""));
     let Ok(digest) = digest.parse::<Digest>() else {
         return Some(text(StatusCode::BAD_REQUEST, format!("{digest:?} is not sha256: and 64 hexadecimal digits")));
     };
-    let view = view.clone();
     Some(match (method, order) {
         (&Method::GET, "") => view.blob(&digest).map_or_else(|| absent(&digest), |blob| json(&blob)),
         (&Method::DELETE, "") => match view.remove(&digest) {
@@ -41,11 +53,10 @@ async fn blob<V: View>(view: &Arc<V>, method: &Method, path: &str) -> Option<Rep
             Ok(false) => absent(&digest),
             Err(error) => failed(&error),
         },
-        (&Method::POST, "verify") => match tokio::task::spawn_blocking(move || view.verify(&digest)).await {
-            Ok(Ok(Some(intact))) => json(&Verified { intact }),
-            Ok(Ok(None)) => absent(&digest),
-            Ok(Err(error)) => failed(&error),
-            Err(error) => failed(&error.into()),
+        (&Method::POST, "verify") => match view.verify(&digest) {
+            Ok(Some(intact)) => json(&Verified { intact }),
+            Ok(None) => absent(&digest),
+            Err(error) => failed(&error),
         },
         _ => return None,
     })

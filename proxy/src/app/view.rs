@@ -10,6 +10,7 @@ use crate::{
     },
     config::Config,
     intercept::Intercept,
+    journal::Journal,
     metrics::{Metrics, ReasonLabel, Source},
     oci::digest::Digest,
     store::Store,
@@ -37,6 +38,7 @@ pub(super) struct Desk {
     pub(super) core: Parts,
     pub(super) guard: Arc<Intercept>,
     pub(super) switch: Arc<Switch>,
+    pub(super) journal: Journal,
 }
 
 impl Desk {
@@ -141,6 +143,10 @@ impl View for Desk {
         let held = self.core.store.info(digest).is_some();
         self.core.store.discard(digest).map_err(io::Error::other)?;
         Ok(held)
+    }
+
+    fn journal(&self) -> io::Result<String> {
+        self.journal.read()
     }
 
     fn switch(&self, off: bool) -> io::Result<()> {

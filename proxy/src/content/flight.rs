@@ -17,7 +17,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Inner, Supply, Tally, VERIFIED_FIRST, blocking, fault as store_fault,
+    Inner, Supply, Tally, VERIFIED_FIRST, blocking,
+    course::Course,
+    fault as store_fault,
     registry::{self, Miss, Request},
     together,
 };
@@ -26,7 +28,7 @@ use crate::{
     metrics::Source,
     oci::Digest,
     store::{Partial, Provenance, StoreError},
-    swarm::{Located, Swarm},
+    swarm::{Given, Located, Swarm},
 };
 
 /// Attempts at the registry that brought nothing, one after the other, before a flight gives up.
@@ -71,6 +73,7 @@ pub(super) struct Shared {
     /// The piece that a client reads now.
     pub(super) cursor: Arc<AtomicU32>,
     live: AtomicBool,
+    course: Course,
 }
 
 /// What readers want: all of it, or some pieces.
@@ -95,7 +98,9 @@ impl Flight {
     ) -> Self {
         let held = partial.pieces();
         let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
+        let course = Course::begin(partial.digest(), partial.layout(), partial.bytes(), content.trace.clone());
         let shared = Arc::new(Shared {
+            course,
             digest: partial.digest(),
             swarm: content.swarm.clone(),
             sources: (0..partial.layout().count()).map(source).collect(),
@@ -203,7 +208,14 @@ impl Shared {
             if let Some(source) = shared.sources.get(index as usize) {
                 source.store(REGISTRY, Ordering::Relaxed);
             }
+            shared.course.came(index, None);
         })
+    }
+
+    /// Told of pieces that come from members.
+    pub(super) fn given(self: &Arc<Self>) -> Arc<Given> {
+        let shared = self.clone();
+        Arc::new(move |index, peer| shared.course.came(index, Some(peer)))
     }
 
     /// This client's request is no longer good; another's may be.
@@ -250,6 +262,7 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
         let partial = shared.sight.borrow().partial.clone();
         match fill(&content, &shared, &partial, located.take(), first.take()).await {
             Ok(()) => {
+                shared.course.verified();
                 // The store goes on under its own power; later clients find it there.
                 let stored = partial.stored().await;
                 shared.live.store(false, Ordering::Release);

@@ -37,6 +37,7 @@ pub(super) async fn bring(
         wanted: 0..partial.layout().count(),
         cursor: shared.cursor.clone(),
         registry: Arc::new(leases),
+        given: shared.given(),
     };
     let fetched = content.swarm.fetch(&located, wish).await;
     let bytes: u64 = fetched.bytes.iter().map(|(_, bytes)| *bytes).sum();

@@ -29,9 +29,7 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
 
 fn ask(config: &Config) -> Result<(Status, Vec<Peer>), ClientError> {
     let socket = &config.admin.socket;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| ClientError::NotRunning { path: socket.clone(), source })?;
-    runtime.block_on(async {
+    client::ask(socket, async {
         let peers = client::fetch(socket, http::Method::GET, "/peers").await?;
         Ok((client::status(socket).await?, serde_json::from_slice(&peers)?))
     })

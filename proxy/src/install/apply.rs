@@ -16,10 +16,7 @@ use super::{
     host::{CommandError, Host},
     plan::{Plan, Step},
 };
-use crate::admin::{
-    client::{self, ClientError},
-    status::Status,
-};
+use crate::admin::client::{self, ClientError};
 
 /// How long a daemon may take from its start to its proof.
 const PROOF: Duration = Duration::from_secs(30);
@@ -97,7 +94,7 @@ fn perform(host: &Host, step: &Step, state_dir: &Path, left: &mut Left) -> Resul
             let stays = manifest(host, state_dir)?.undo()?;
             left.extend(stays.iter().map(|path| format!("{}: somebody else changed or uses it", path.display())));
         }
-        Step::Remove { dir, keep } => remove(&host.path(dir), keep.as_ref().map(|keep| host.path(keep)).as_deref())?,
+        Step::Remove { dir, own } => left.extend(remove(&host.path(dir), own)?),
     }
     Ok(())
 }
@@ -113,7 +110,7 @@ fn manifest(host: &Host, state_dir: &Path) -> Result<Manifest, ApplyError> {
 fn prove(socket: &Path) -> Result<(), ApplyError> {
     let until = Instant::now() + PROOF;
     loop {
-        let answer = ask(socket);
+        let answer = client::ask(socket, client::status(socket));
         match &answer {
             Ok(status) if status.intercept.effective || status.intercept.off => return Ok(()),
             _ if Instant::now() < until => thread::sleep(ASK),
@@ -123,23 +120,28 @@ fn prove(socket: &Path) -> Result<(), ApplyError> {
     }
 }
 
-/// The daemon's own word on how it is.
-pub(super) fn ask(socket: &Path) -> Result<Status, ClientError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| ClientError::NotRunning { path: socket.to_owned(), source })?;
-    runtime.block_on(client::status(socket))
-}
-
-fn remove(dir: &Path, keep: Option<&Path>) -> Result<(), ApplyError> {
-    let io = |source| ApplyError::Io { path: dir.to_owned(), source };
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(io),
-    };
-    let Some(keep) = keep else { return gone(fs::remove_dir_all(dir)) };
-    for entry in fs::read_dir(dir).map_err(io)?.flatten().filter(|entry| entry.path() != keep) {
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        gone(if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
+/// Removes what is ours; what is left when it is not all.
+fn remove(dir: &Path, own: &[&str]) -> Result<Option<String>, ApplyError> {
+    for path in own.iter().map(|name| dir.join(name)) {
+        let removed = match path.symlink_metadata() {
+            Ok(entry) if entry.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ApplyError::Io { path, source: error });
+            }
+            _ => {}
+        }
     }
-    Ok(())
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            Ok(Some(format!("{}: it holds other things", dir.display())))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ApplyError::Io { path: dir.to_owned(), source: error })
+        }
+        _ => Ok(None),
+    }
 }

@@ -56,12 +56,13 @@ pub enum Step {
         /// The others.
         files: Vec<PathBuf>,
     },
-    /// Remove a directory of our own with all that is in it.
+    /// Remove what is ours in a directory, and the directory when nothing else is in it: an operator may have chosen one
+    /// that holds other things.
     Remove {
         /// The directory.
         dir: PathBuf,
-        /// What stays in it; `None` removes it too.
-        keep: Option<PathBuf>,
+        /// Names of files and directories in it that are ours.
+        own: &'static [&'static str],
     },
 }
 
@@ -148,10 +149,7 @@ impl fmt::Display for Step {
                 )?;
                 files.iter().try_for_each(|file| write!(f, "\n       {}", file.display()))
             }
-            Self::Remove { dir, keep: None } => write!(f, "remove {} with all that is in it", dir.display()),
-            Self::Remove { dir, keep: Some(keep) } => {
-                write!(f, "remove what is in {}, but keep {}", dir.display(), keep.display())
-            }
+            Self::Remove { dir, own } => write!(f, "remove what is ours in {}: {}", dir.display(), own.join(", ")),
         }
     }
 }

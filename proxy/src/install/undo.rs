@@ -12,6 +12,11 @@ use super::{
 };
 use crate::config::Config;
 
+/// What the daemon keeps in its store's directory.
+const STORE: &[&str] = &["blobs", "clean", "info", "lock", "maps", "partial", "tags", "version"];
+/// What it and the installer keep in the state directory.
+const STATE: &[&str] = &["identities", "journal.1.jsonl", "journal.jsonl", "manifest.json", "off", "trust"];
+
 /// What an operator may choose.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -68,12 +73,11 @@ pub fn plan(host: &Host, options: &Options) -> Result<Plan, ManifestError> {
     }
     plan.steps.push(Step::TakeBack { certificates, files });
     plan.steps.push(Step::systemctl(&["daemon-reload"], "systemd reads its units again"));
-    let inside = places.store.starts_with(&places.state_dir);
-    let keep = (options.keep_cache && inside).then(|| places.store.clone());
-    plan.steps.push(Step::Remove { dir: places.state_dir.clone(), keep });
-    if !inside && !options.keep_cache {
-        plan.steps.push(Step::Remove { dir: places.store, keep: None });
+    // The store first: it may lie in the state directory, which is empty only then.
+    if !options.keep_cache {
+        plan.steps.push(Step::Remove { dir: places.store, own: STORE });
     }
+    plan.steps.push(Step::Remove { dir: places.state_dir, own: STATE });
     for runtime in runtimes::found(host) {
         let Some(unit) = runtime.unit.filter(|unit| unit.pid.is_some() && drop_ins.contains(&unit.name)) else {
             continue;

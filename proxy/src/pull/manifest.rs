@@ -77,6 +77,7 @@ impl Pull {
             Err(fault) => Away::Fault(fault),
         };
         let Some(meaning) = self.tags.get(&tag) else { return away.show(outcome) };
+        outcome.meant(meaning.digest);
         if meaning.anonymous {
             // Upstream gave it to somebody without any credential, so it gives it to everybody.
             self.access.show(&question.scope, None, meaning.digest);
@@ -95,6 +96,7 @@ impl Pull {
         let head = Head { method: Method::HEAD, ..question.head.clone() };
         let answer = self.upstream.ask(&question.client.origin, &head).await.ok()?;
         let digest = self.shown_by_head(question, &answer)?;
+        outcome.meant(digest);
         let found = self.manifest_found(question, digest).await.filter(|found| found.size <= MAX_BYTES as u64)?;
         let by_digest = Question { head: by_digest(&question.head, digest)?, ..question.clone() };
         let response = self.manifest_from_near(&by_digest, digest, found, outcome).await?;
@@ -244,6 +246,7 @@ impl Pull {
         outcome: &mut Outcome,
     ) {
         let (Some(tag), Some(media_type)) = (tag, media_type) else { return };
+        outcome.meant(digest);
         let meaning = tags::Meaning { digest, media_type, anonymous: question.scope.is_anonymous() };
         if let Err(error) = self.tags.put(&tag, &meaning) {
             outcome.fault(&Fault::with(Side::Ours, What::Disk, error));

@@ -11,6 +11,7 @@ use crate::{
     content::Tally,
     fault::Fault,
     metrics::{Metrics, OutcomeLabel, Source},
+    oci::Digest,
     telemetry::{Event, RequestEvent, Trace, millis},
 };
 
@@ -44,6 +45,7 @@ impl Outcome {
             route: String::new(),
             repository: None,
             reference: None,
+            meant: None,
             status: 0,
             sent: 0,
             store_bytes: 0,
@@ -68,6 +70,11 @@ impl Outcome {
         self.event.repository = Some(repository.to_owned());
         self.event.reference = Some(reference);
         self.counted = self.event.method == "GET";
+    }
+
+    /// The tag that it asks for means this.
+    pub fn meant(&mut self, digest: Digest) {
+        self.event.meant = Some(digest.to_string());
     }
 
     /// Where its body is counted.

@@ -21,7 +21,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes in flight to one peer.
 const SEND_WINDOW: u64 = 2 << 20;
 /// Requests that one peer may have open.
-const STREAMS: u32 = 64;
+const STREAMS: u32 = 256;
 /// Acknowledge every so many packets: 12 to 35 % more throughput than the default.
 const ACK_EVERY: u32 = 40;
 

@@ -16,7 +16,7 @@ use fixedbitset::FixedBitSet;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use self::lease::{Lease, Registry};
-pub use self::wish::{Blame, Declined, Fetched, Leases, PeerFault, Wish};
+pub use self::wish::{Blame, Declined, Fetched, Given, Leases, PeerFault, Wish};
 
 use super::{
     Located, Quarantine,
@@ -316,6 +316,7 @@ impl Fetch<'_> {
             Report::Piece(ask, Ok(bytes)) => {
                 self.plan.done(ask.index, now);
                 self.pushing = false;
+                (self.wish.given)(ask.index, ask.peer);
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {

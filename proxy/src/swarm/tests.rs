@@ -92,7 +92,7 @@ impl Node {
 /// All of it, without a registry.
 fn wish(partial: &Arc<Partial>) -> Wish {
     let registry = Arc::new(|_, _, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry, given: Arc::new(|_, _| {}) }
 }
 
 fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
@@ -423,7 +423,7 @@ fn registry(node: &Node, bytes: &Arc<Vec<u8>>, partial: &Arc<Partial>, given: &A
             Ok(())
         })
     });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry, given: Arc::new(|_, _| {}) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { runtime, nodes, keep, .. } = *arguments;
     let report = demo::run(Options { runtime, nodes, keep }).await?;
     println!("{}", report.table());
+    println!("\nOn the last node, `waylay explain` says:\n\n{}", report.explained);
     let checked = report.check();
     if arguments.json {
         println!("{}", report.json()?);

@@ -25,6 +25,9 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// Bytes of blobs that left the registry, by its own access log.
     pub registry_log_blob_bytes: u64,
+    /// What `waylay explain` prints on the last node.
+    #[serde(skip)]
+    pub explained: String,
 }
 
 /// One node's pull.
@@ -128,7 +131,13 @@ mod tests {
         let counted = BySource { store: 0, peer, registry: 0 };
         let wire = Traffic { received: wire, sent: 0 };
         let nodes = vec![NodeReport::new("node1", Duration::from_millis(1500), counted, wire)];
-        Report { runtime: "containerd", image_bytes: 100_000_000, nodes, registry_log_blob_bytes: left }
+        Report {
+            runtime: "containerd",
+            image_bytes: 100_000_000,
+            nodes,
+            registry_log_blob_bytes: left,
+            explained: String::new(),
+        }
     }
 
     #[test]

@@ -186,6 +186,17 @@ impl Daemon {
         format!("{} status --socket {}/control.sock", waylay.display(), self.home().display())
     }
 
+    /// What `waylay` prints when it is asked these things of this daemon.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn says(&self, args: &[&str]) -> Result<String> {
+        let socket = self.home().join("control.sock");
+        let said = Command::new(binary()?).args(args).arg("--socket").arg(socket).output()?;
+        ensure!(said.status.success(), "waylay {args:?}: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    }
+
     /// Its counters now.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod access;
 mod away;
 mod crowd;
+mod explain;
 mod faults;
 mod passed;
 mod peers;

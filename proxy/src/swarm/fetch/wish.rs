@@ -85,7 +85,12 @@ pub struct Wish {
     pub cursor: Arc<AtomicU32>,
     /// Brings pieces from the registry; with `true`, an answer that ignores the range will do.
     pub registry: Arc<Leases>,
+    /// Told of each piece that a member gave.
+    pub given: Arc<Given>,
 }
+
+/// See [`Wish::given`].
+pub type Given = dyn Fn(u32, SocketAddr) + Send + Sync;
 
 /// See [`Wish::registry`]. It counts the bytes as they come in the last argument.
 pub type Leases = dyn Fn(Range<u32>, bool, Arc<AtomicU64>) -> BoxFuture<'static, Result<(), Declined>> + Send + Sync;
