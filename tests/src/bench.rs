@@ -4,6 +4,7 @@
 //! within one round, and of several rounds the median. Raw numbers of both sides are in the JSON.
 
 mod blob;
+mod chaos;
 pub mod client;
 pub mod flash;
 mod hit;
@@ -33,6 +34,8 @@ pub enum Scenario {
     Memory,
     /// Many nodes that pull one image at the same time, which nobody has.
     Flash(flash::Options),
+    /// Random pulls while faults come at random.
+    Chaos(chaos::Options),
 }
 
 impl Scenario {
@@ -51,6 +54,8 @@ impl Scenario {
             Self::Memory => Box::pin(memory::run()).await,
             // Says itself how idle its crowds were.
             Self::Flash(options) => return Box::pin(flash::run(options)).await,
+            // Measures no speed.
+            Self::Chaos(options) => return Box::pin(chaos::run(options)).await,
         }?;
         Ok(report.idle(idle.share()?, "over the whole run"))
     }

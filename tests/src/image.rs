@@ -40,6 +40,16 @@ pub const SMALL: Recipe =
 /// [`SMALL`] in zstd, which containerd and podman unpack and Debian's dockerd does not.
 pub const SMALL_ZSTD: Recipe = Recipe { packing: Packing::Zstd, name: "small-zstd", ..SMALL };
 
+/// Images of 3 to 40 MB that share some layers: for many pulls in a row.
+pub const SEVERAL: [Recipe; 6] = [
+    SMALL,
+    Recipe { name: "several-1", layers: &[&["runc"], &["curl", "openssl"]], packing: Packing::Gzip },
+    Recipe { name: "several-2", layers: &[&["containerd"], &["curl", "openssl"]], packing: Packing::Gzip },
+    Recipe { name: "several-3", layers: &[&["docker-registry"], &["skopeo"]], packing: Packing::Gzip },
+    Recipe { name: "several-4", layers: &[&["podman"], &["iproute2"], &["curl", "openssl"]], packing: Packing::Gzip },
+    Recipe { name: "several-5", layers: &[&["buildah"]], packing: Packing::Gzip },
+];
+
 impl Recipe {
     /// The image, built when it is not there yet.
     ///

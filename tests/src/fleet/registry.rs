@@ -30,6 +30,8 @@ pub const PORT: u16 = 5000;
 const TOKEN_PORT: u16 = 5002;
 /// A runtime that is not told otherwise finds the operator's authority here, inside a node.
 const CERTS_D: &str = "/etc/docker/certs.d";
+/// While this file is beside its configuration, it says that it is not well.
+const UNWELL: &str = "unwell";
 /// The operator's directory for `SSL_CERT_DIR`, inside a node.
 const CA_DIR: &str = "/etc/operator/ca";
 
@@ -70,6 +72,7 @@ impl Registry {
             "log": {"level": "info", "formatter": "json", "accesslog": {"disabled": true}},
             "storage": {"filesystem": {"rootdirectory": storage}, "delete": {"enabled": true}},
             "http": {"addr": format!("{}:{PORT}", node.address())},
+            "health": {"file": [{"file": entry.dir().join(UNWELL), "interval": "1s"}]},
         });
         if !options.plain {
             config["http"]["tls"] = certificate_files(entry, &leaf)?;
@@ -113,6 +116,15 @@ impl Registry {
     pub async fn restart(&mut self) -> Result<()> {
         self.process = Self::launch(&self.node, &self.config).await?;
         Ok(())
+    }
+
+    /// Makes it answer 503 to everything, or no longer, within a second.
+    ///
+    /// # Errors
+    /// When its mark cannot be made or removed.
+    pub fn unwell(&self, unwell: bool) -> Result<()> {
+        let mark = self.node.entry().dir().join(UNWELL);
+        if unwell { fs::write(mark, "") } else { fs::remove_file(mark) }.context("the registry's health")
     }
 
     /// The machine it runs on.

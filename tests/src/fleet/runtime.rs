@@ -187,6 +187,32 @@ impl Runtime {
         }
     }
 
+    /// Throws the image away, as if it had never been pulled.
+    ///
+    /// # Errors
+    /// With the runtime's own words when it refuses.
+    pub async fn forget(&self, reference: &str) -> Result<()> {
+        match self {
+            Self::Containerd(containerd, _) => containerd.forget(reference).await,
+            Self::Docker(docker) => docker.forget(reference).await,
+            Self::Podman(podman) => podman.forget(reference).await,
+            Self::Skopeo(skopeo) => skopeo.forget(),
+        }
+        .with_context(|| format!("forgetting {reference}"))
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Containerd(_, false) => Kind::Containerd,
+            Self::Containerd(_, true) => Kind::Ctr,
+            Self::Docker(_) => Kind::Docker,
+            Self::Podman(_) => Kind::Podman,
+            Self::Skopeo(_) => Kind::Skopeo,
+        }
+    }
+
     /// Leaves its daemon running when this program ends: for a kept fleet.
     pub fn keep(self) {
         std::mem::forget(self);

@@ -81,6 +81,10 @@ impl Containerd {
         finish(ctr).await.map(drop)
     }
 
+    pub(super) async fn forget(&self, reference: &str) -> Result<()> {
+        cri::remove(&self.socket(), reference).await
+    }
+
     /// Reads the blobs in its content store.
     pub(super) fn holds(&self, image: &Image) -> Result<()> {
         image.check(|hex| self.blobs().join(hex))

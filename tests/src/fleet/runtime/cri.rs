@@ -1,5 +1,5 @@
-//! The three calls of CRI that a pull needs (`k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`), written by hand: crictl is not
-//! packaged, and the whole API would be a thousand messages for four.
+//! The calls of CRI that pulls need (`k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`), written by hand: crictl is not
+//! packaged, and the whole API would be a thousand messages for six.
 
 use std::path::Path;
 use std::time::Duration;
@@ -47,6 +47,15 @@ struct ListImagesRequest {}
 #[derive(Clone, PartialEq, Message)]
 struct ListImagesResponse {}
 
+#[derive(Clone, PartialEq, Message)]
+struct RemoveImageRequest {
+    #[prost(message, optional, tag = "1")]
+    image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RemoveImageResponse {}
+
 /// Succeeds when the image service at `socket` is ready.
 pub(super) async fn answers(socket: &Path) -> Result<()> {
     let _: ListImagesResponse =
@@ -60,6 +69,14 @@ pub(crate) async fn pull(socket: &Path, reference: &str, login: Option<&Login>) 
     let request = PullImageRequest { image: Some(ImageSpec { image: reference.to_owned() }), auth };
     let pulled: PullImageResponse = call(socket, "/runtime.v1.ImageService/PullImage", request, PULL_LIMIT).await?;
     ensure!(pulled.image_ref.starts_with("sha256:"), "containerd calls the image {:?}", pulled.image_ref);
+    Ok(())
+}
+
+/// `RemoveImage`, with all names that containerd gave it.
+pub(super) async fn remove(socket: &Path, reference: &str) -> Result<()> {
+    let request = RemoveImageRequest { image: Some(ImageSpec { image: reference.to_owned() }) };
+    let _: RemoveImageResponse =
+        call(socket, "/runtime.v1.ImageService/RemoveImage", request, Duration::from_secs(60)).await?;
     Ok(())
 }
 

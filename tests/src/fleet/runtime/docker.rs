@@ -60,6 +60,12 @@ impl Docker {
         finish(docker).await.map(drop)
     }
 
+    pub(super) async fn forget(&self, reference: &str) -> Result<()> {
+        let mut docker = self.client();
+        docker.args(["image", "rm", "--force", reference]);
+        finish(docker).await.map(drop)
+    }
+
     pub(super) async fn holds(&self, image: &Image, reference: &str) -> Result<()> {
         let mut docker = self.client();
         docker.args(["image", "inspect", "--format", "{{json .RootFS.Layers}}", reference]);

@@ -35,6 +35,12 @@ impl Podman {
         finish(podman).await.map(drop)
     }
 
+    pub(super) async fn forget(&self, reference: &str) -> Result<()> {
+        let mut podman = self.command();
+        podman.args(["image", "rm", "--force", reference]);
+        finish(podman).await.map(drop)
+    }
+
     pub(super) async fn holds(&self, image: &Image, reference: &str) -> Result<()> {
         let mut podman = self.command();
         podman.args(["image", "inspect", "--format", "{{json .RootFS.Layers}}", reference]);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::super::node::{Entry, Node};
 use super::{Login, finish, home};
@@ -32,6 +32,10 @@ impl Skopeo {
         }
         skopeo.arg(format!("docker://{reference}")).arg(format!("dir:{}", self.home.join("image").display()));
         finish(skopeo).await.map(drop)
+    }
+
+    pub(super) fn forget(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.home.join("image")).context("skopeo's directory")
     }
 
     pub(super) fn holds(&self, image: &Image) -> Result<()> {
