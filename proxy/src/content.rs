@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -171,7 +172,13 @@ impl Content {
     ) -> Result<Opened, Fault> {
         let mut provenance = found.provenance;
         let flight = match found.place {
-            Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
+            Place::Stored(blob) => {
+                let (content, size, noted) = (self.clone(), found.size, tally.clone());
+                let afresh = move |rest| -> BoxFuture<'static, _> {
+                    Box::pin(async move { content.afresh(digest, size, (provenance, supply), rest, noted).await })
+                };
+                return Ok(Opened { body: local::body(blob, part, tally, Box::new(afresh)) });
+            }
             Place::Flying(flight) => {
                 flight.supply(supply);
                 flight
@@ -186,6 +193,27 @@ impl Content {
             }
         };
         Ok(Opened { body: reader::body(flight, part, tally) })
+    }
+
+    /// The bytes `rest` of a blob that turned out to be damaged on this node's disk, brought here again.
+    async fn afresh(
+        &self,
+        digest: Digest,
+        size: u64,
+        (provenance, supply): (Vec<Provenance>, Supply),
+        rest: Range<u64>,
+        tally: Arc<Tally>,
+    ) -> Result<Body, Fault> {
+        let damage = Fault::new(Side::Ours, What::Corrupt);
+        tracing::warn!(%digest, "a stored blob is damaged, by its disk or by somebody, and is thrown away");
+        self.0.metrics.fault(damage.side.name(), damage.what.name());
+        tally.note(damage.label());
+        let store = self.0.store.clone();
+        blocking(move || store.discard(&digest)).await.unwrap_or(Ok(())).map_err(fault)?;
+        let located = self.0.swarm.locate(&digest).await.unwrap_or_else(|| Located::nowhere(size));
+        let partial = self.partial(digest, size, provenance.clone()).await?;
+        let flight = self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply);
+        Ok(reader::body(flight, rest, tally))
     }
 
     /// The bytes `part` of a blob that only the registry has, whose answer `first` to a request for

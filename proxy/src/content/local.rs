@@ -1,4 +1,6 @@
-//! Serving a complete blob from this node's store.
+//! Serving a complete blob from this node's store. Each piece is compared with its statement before it is sent: a disk may
+//! have changed since the blob was verified. From a damaged piece on, the rest comes from elsewhere, and the client does
+//! not notice.
 
 use std::{
     ops::Range,
@@ -8,34 +10,88 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyDataStream, BodyExt as _};
 
-use super::{Tally, chunks::Chunks};
+use super::{Tally, blocking, chunks::Chunks};
 use crate::{
+    fault::Fault,
     metrics,
     store::{Blob, Source},
     upstream::{Body, BoxError},
 };
 
-/// The bytes `part` of `blob`.
-pub(super) fn body(blob: Arc<Blob>, part: Range<u64>, tally: Arc<Tally>) -> Body {
-    let length = part.end - part.start;
-    let begin = (Source::Blob(blob), part, Chunks::default());
-    let chunks = futures_util::stream::try_unfold(begin, move |(blob, mut part, mut chunks)| {
-        let tally = tally.clone();
-        async move {
-            if part.is_empty() {
-                return Ok(None);
+/// Brings the rest of a blob that turned out to be damaged.
+pub(super) type Afresh = Box<dyn FnOnce(Range<u64>) -> BoxFuture<'static, Result<Body, Fault>> + Send>;
+
+/// Where the next bytes come from.
+enum Sending {
+    Store(Box<Reading>),
+    Elsewhere(BodyDataStream<Body>),
+}
+
+struct Reading {
+    blob: Arc<Blob>,
+    source: Source,
+    left: Range<u64>,
+    /// The piece that was compared last.
+    intact: Option<u32>,
+    chunks: Chunks,
+    tally: Arc<Tally>,
+    afresh: Afresh,
+}
+
+/// The bytes `part` of `blob`; `afresh` is asked for those from a damaged piece on.
+pub(super) fn body(blob: Arc<Blob>, part: Range<u64>, tally: Arc<Tally>, afresh: Afresh) -> Body {
+    let (length, source) = (part.end - part.start, Source::Blob(blob.clone()));
+    let reading = Reading { blob, source, left: part, intact: None, chunks: Chunks::default(), tally, afresh };
+    exactly(length, futures_util::stream::try_unfold(Sending::Store(Box::new(reading)), Sending::next))
+}
+
+impl Sending {
+    async fn next(self) -> Result<Option<(Bytes, Self)>, BoxError> {
+        match self {
+            Self::Store(reading) => reading.next().await,
+            Self::Elsewhere(mut rest) => {
+                let next = rest.next().await.transpose()?;
+                Ok(next.map(|bytes| (bytes, Self::Elsewhere(rest))))
             }
-            let chunk = chunks.next(&blob, part.start, part.end - part.start).await?;
-            part.start += chunk.len() as u64;
-            tally.add(metrics::Source::Store, chunk.len() as u64);
-            Ok(Some((chunk, (blob, part, chunks))))
         }
-    });
-    exactly(length, chunks)
+    }
+}
+
+impl Reading {
+    async fn next(mut self: Box<Self>) -> Result<Option<(Bytes, Sending)>, BoxError> {
+        if self.left.is_empty() {
+            return Ok(None);
+        }
+        let layout = self.blob.layout();
+        let index = layout.index_of(self.left.start);
+        if self.intact != Some(index) && !is_intact(self.blob.clone(), index).await {
+            let mut rest = (self.afresh)(self.left).await?.into_data_stream();
+            let first = rest.next().await.transpose()?;
+            return Ok(first.map(|bytes| (bytes, Sending::Elsewhere(rest))));
+        }
+        self.intact = Some(index);
+        let end = self.left.end.min(layout.range(index).end);
+        let chunk = self.chunks.next(&self.source, self.left.start, end - self.left.start).await?;
+        self.left.start += chunk.len() as u64;
+        self.tally.add(metrics::Source::Store, chunk.len() as u64);
+        Ok(Some((chunk, Sending::Store(self))))
+    }
+}
+
+async fn is_intact(blob: Arc<Blob>, index: u32) -> bool {
+    let digest = blob.digest();
+    match blocking(move || blob.is_intact(index)).await {
+        Some(Ok(intact)) => intact,
+        Some(Err(error)) => {
+            tracing::warn!(blob = %digest, index, %error, "a stored piece cannot be read");
+            false
+        }
+        None => true,
+    }
 }
 
 /// A body of `length` bytes; the server sends that as `Content-Length` and knows when it is over.

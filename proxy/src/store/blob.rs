@@ -10,6 +10,9 @@ use super::{
 };
 use crate::oci::digest::Digest;
 
+/// How much is read at once to be hashed, in bytes: it stays in the processor's cache.
+const READ: usize = 64 << 10;
+
 /// A blob whose sha256 was verified before it got here.
 #[derive(Debug)]
 pub struct Blob {
@@ -52,6 +55,24 @@ impl Blob {
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         let left = self.size().saturating_sub(offset).min(buffer.len() as u64) as usize;
         cached::read(&self.file, offset, &mut buffer[..left])
+    }
+
+    /// Reads piece `index` and compares it with its statement: whether it is what was verified when the blob came. A piece
+    /// whose statement was lost cannot be told. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_intact(&self, index: u32) -> Result<bool, StoreError> {
+        let Some(statement) = self.statement(index)? else { return Ok(true) };
+        let range = self.layout.range(index);
+        let (mut at, mut buffer, mut hasher) = (range.start, vec![0; READ], blake3::Hasher::new());
+        while at < range.end {
+            let wanted = buffer.len().min((range.end - at) as usize);
+            let read = self.read_at(at, &mut buffer[..wanted])?;
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+        Ok(*hasher.finalize().as_bytes() == statement.blake3)
     }
 
     /// What was stated about piece `index`; `None` when its slot was lost. Without it a peer cannot be served.

@@ -31,7 +31,7 @@ const NODES: u8 = 6;
 /// Every wire, so that a fault meets pulls under way.
 const RATE: &str = "200mbit";
 /// Smaller than the images together, so that blobs come and go.
-const STORE: &str = "[store]\nquota = \"64MiB\"\nlow_disk = \"16MiB\"\n";
+const STORE: &str = "quota = \"64MiB\"\nlow_disk = \"16MiB\"";
 /// The disk of a node that can be filled, in MiB.
 const DISK_MIB: u32 = 160;
 /// How long a daemon may take to give back what a pull took: longer than any idle connection lives.
@@ -62,7 +62,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     for node in inject::with_small_disks(fleet.nodes()) {
         inject::mount_small_disk(node, DISK_MIB)?;
     }
-    let settings = Settings { more: STORE.to_owned(), ..Settings::default() };
+    let settings = Settings { store: STORE.to_owned(), ..Settings::default() };
     let mut daemons = Daemon::on_all_with(fleet.nodes(), &settings).await?;
     let mut runtimes = Vec::new();
     for (n, (node, daemon)) in fleet.nodes().iter().zip(&daemons).enumerate() {

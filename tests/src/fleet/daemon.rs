@@ -38,6 +38,8 @@ pub struct Settings {
     pub certs_d: Vec<PathBuf>,
     /// Added to the configuration as it is.
     pub more: String,
+    /// The section `[store]`.
+    pub store: String,
     /// The zone it is in; `None` says nothing of zones.
     pub zone: Option<&'static str>,
     /// Its log filter.
@@ -47,7 +49,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let certs_d = vec!["/etc/docker/certs.d".into()];
-        Self { certs_d, more: String::new(), zone: None, log: "info".to_owned() }
+        let store = "low_disk = \"64MiB\"".to_owned();
+        Self { certs_d, more: String::new(), store, zone: None, log: "info".to_owned() }
     }
 }
 
@@ -291,7 +294,7 @@ fn configuration(node: &Node, members: &[Node], home: &Path, settings: &Settings
     let others: Vec<String> =
         members.iter().filter(|member| member.name() != node.name()).map(|node| member(node).to_string()).collect();
     let (home, own, cgroup) = (home.display(), member(node), node.cgroup().path().display());
-    let (certs_d, log, more) = (&settings.certs_d, &settings.log, &settings.more);
+    let (certs_d, log, more, store) = (&settings.certs_d, &settings.log, &settings.more, &settings.store);
     let zone = settings.zone.map(|zone| format!("zone = {zone:?}")).unwrap_or_default();
     format!(
         r#"state_dir = "{home}/state"
@@ -303,7 +306,7 @@ cgroup = "{cgroup}"
 listen = "{ADMIN}"
 socket = "{home}/control.sock"
 [store]
-low_disk = "64MiB"
+{store}
 [swarm]
 listen = "{own}"
 token_file = "{home}/token"

@@ -87,6 +87,32 @@ async fn damage_on_a_neighbours_disk_is_found_and_named() {
 }
 
 #[tokio::test]
+async fn damage_on_the_nodes_own_disk_never_reaches_a_client() {
+    let registry = Registry::new().image("app:1", layers([40 * MIB])).start().await;
+    let (one, two, _cluster) = neighbours(&registry).await;
+    told(&registry, &one, &two, &one.client(), "app:1").await;
+    let layer = registry.image("app:1").layers[0].clone();
+    two.client().pull("app:1").await.unwrap();
+    two.keeps(&layer.digest).await;
+    let before = two.pulls(3).await;
+    let file = two.blob_file(&layer.digest);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[30_000_000] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(two.client().pull("app:1").await.unwrap().layers, std::slice::from_ref(&layer.bytes));
+    let lines = two.pulls(2 * before.len()).await;
+    let about = line(&lines[before.len()..], &layer.digest);
+    // What was sent before the damage came from the store, the rest from the neighbour.
+    assert_eq!((about.status, about.fault.as_str()), (200, "ours:corrupt"));
+    assert!((29_000_000..30_000_000).contains(&about.store_bytes), "{about:#?}");
+    assert_eq!(about.store_bytes + about.peer_bytes, layer.size());
+    assert_eq!(two.counters().sum("waylay_faults_total", &[("side", "ours"), ("what", "corrupt")]), 1);
+    // And the store has it again as it should be.
+    two.keeps(&layer.digest).await;
+    assert_eq!(std::fs::read(&file).unwrap(), layer.bytes);
+}
+
+#[tokio::test]
 async fn a_neighbour_that_is_gone_costs_a_moment_and_no_pull() {
     let registry = Registry::new().image("app:1", layers([4 * MIB])).start().await;
     let (one, two, _cluster) = neighbours(&registry).await;
