@@ -25,13 +25,13 @@ pub(super) struct Course {
     at: SystemTime,
     started: Instant,
     verified: OnceLock<Instant>,
-    arrivals: Mutex<Vec<Arrival>>,
+    /// The last arrival of each piece: one that was wrong comes again.
+    arrivals: Mutex<BTreeMap<u32, Arrival>>,
     trace: Trace,
 }
 
 struct Arrival {
     ms: u64,
-    index: u32,
     /// `None`: the registry.
     peer: Option<SocketAddr>,
 }
@@ -45,8 +45,8 @@ impl Course {
 
     /// A piece came, from a peer or, without one, from the registry.
     pub(super) fn came(&self, index: u32, peer: Option<SocketAddr>) {
-        let arrival = Arrival { ms: self.ms(Instant::now()), index, peer };
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
+        let arrival = Arrival { ms: self.ms(Instant::now()), peer };
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).insert(index, arrival);
     }
 
     /// All is here and is what its digest says.
@@ -63,7 +63,7 @@ impl Course {
         let ms = self.ms(self.verified.get().copied().unwrap_or_else(Instant::now));
         let step_ms = (ms / STEPS + 1).max(1);
         let mut parts = BTreeMap::new();
-        for Arrival { ms, index, peer } in arrivals {
+        for (index, Arrival { ms, peer }) in arrivals {
             let part = parts.entry(peer).or_insert_with(|| FlightPart {
                 from: peer.map_or_else(|| "registry".to_owned(), |peer| peer.to_string()),
                 bytes: 0,

@@ -152,6 +152,11 @@ impl Flight {
         self.shared.wanted.notify_one();
     }
 
+    /// A client was told that all is here and right.
+    pub(super) fn verified(&self) {
+        self.shared.course.verified();
+    }
+
     pub(super) fn sight(&self) -> watch::Receiver<Sight> {
         self.shared.sight.subscribe()
     }

@@ -83,7 +83,12 @@ impl Reader {
         let layout = partial.layout();
         // A part whose pieces this node took from the registry itself is what the client would have got.
         let held_back = self.whole && (layout.size() <= VERIFIED_FIRST || index + 1 == layout.count());
-        if held_back { partial.verified().await.map(|_| ()) } else { partial.wait(index).await }
+        if !held_back {
+            return partial.wait(index).await;
+        }
+        partial.verified().await?;
+        self.flight.verified();
+        Ok(())
     }
 
     async fn read(&mut self, partial: Arc<Partial>, piece_end: u64) -> Result<Bytes, StoreError> {

@@ -239,10 +239,11 @@ impl Fetch<'_> {
             }
         };
         let (pool, quarantine, reports) = (self.pool.clone(), self.quarantine.clone(), self.reports.clone());
-        let blob = self.wish.partial.digest();
+        let (blob, given) = (self.wish.partial.digest(), self.wish.given.clone());
         let want = Want { peer: ask.peer, blob, layout: self.layout, patience: ask.patience };
         self.tasks.spawn(async move {
-            let piece = get::piece(&pool, want, writer, |sealer| quarantine.holds(sealer)).await;
+            let came = move || given(ask.index, ask.peer);
+            let piece = get::piece(&pool, want, writer, |sealer| quarantine.holds(sealer), came).await;
             let _ = reports.send(Report::Piece(ask, piece)).await;
         });
         true
@@ -316,7 +317,6 @@ impl Fetch<'_> {
             Report::Piece(ask, Ok(bytes)) => {
                 self.plan.done(ask.index, now);
                 self.pushing = false;
-                (self.wish.given)(ask.index, ask.peer);
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {

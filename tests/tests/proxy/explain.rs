@@ -1,24 +1,29 @@
 //! What a node tells of a pull, explained: every byte that the client got has a source, and the members are named.
 
+use std::time::Duration;
+
 use waylay::{
     explain::{Explained, Subject, explain},
     telemetry::Event,
 };
 use waylay_tests::scripted::{Cluster, MIB, Node, Registry, layers};
+use waylay_tests::wait::eventually;
 
 /// The explanation of the node's last pull, once it accounts for this many bytes: a flight is told of a moment after the
 /// client has its last byte.
 async fn explained(node: &Node, subject: &Subject, bytes: u64) -> Explained {
-    let mut events: Vec<Event> = Vec::new();
-    let settled =
-        waylay_tests::wait::eventually("all bytes are explained", std::time::Duration::from_secs(20), async || {
-            while let Some(event) = node.told() {
-                events.push(Event::clone(&event));
-            }
-            let explained = explain(&events, subject);
-            Ok(explained.filter(|pull| pull.sources.iter().map(|source| source.bytes).sum::<u64>() == bytes))
-        });
-    settled.await.unwrap()
+    let (mut events, mut last): (Vec<Event>, _) = (Vec::new(), None);
+    let settled = eventually("all bytes are explained", Duration::from_secs(20), async || {
+        while let Some(event) = node.told() {
+            events.push(Event::clone(&event));
+        }
+        last = explain(&events, subject);
+        let explained = last.as_ref().map(|pull| pull.sources.iter().map(|source| source.bytes).sum::<u64>());
+        Ok((explained == Some(bytes)).then_some(()))
+    });
+    let settled = settled.await;
+    assert!(settled.is_ok(), "{bytes} bytes: {last:#?} of {events:#?}");
+    last.unwrap()
 }
 
 #[tokio::test]

@@ -131,16 +131,18 @@ pub(crate) struct Want {
 }
 
 /// Fetches the piece of `writer` and finishes it; how many bytes came. Ends within the patience for each wait and, over
-/// all, the time the piece takes at [`SLOWEST`].
+/// all, the time the piece takes at [`SLOWEST`]. `came` is told before anybody can see the piece, and before it is known
+/// to be right.
 pub(crate) async fn piece(
     pool: &Pool,
     want: Want,
     writer: PieceWriter,
     is_quarantined: impl Fn(&EndpointId) -> bool,
+    came: impl FnOnce() + Send + 'static,
 ) -> Result<u64, GetError> {
     let length = writer.remaining();
     let limit = want.patience + Duration::from_secs(length / SLOWEST);
-    let all = transfer(pool, want, writer, is_quarantined);
+    let all = transfer(pool, want, writer, is_quarantined, came);
     tokio::time::timeout(limit, all).await.map_err(|_| GetError::Stall)??;
     Ok(length)
 }
@@ -150,8 +152,9 @@ async fn transfer(
     want: Want,
     mut writer: PieceWriter,
     is_quarantined: impl Fn(&EndpointId) -> bool,
+    came: impl FnOnce() + Send + 'static,
 ) -> Result<(), GetError> {
-    let index = writer.index();
+    let (index, mut came) = (writer.index(), Some(came));
     let mut reply = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
     let statement = match frame::receive(&mut reply.stream, want.patience).await? {
         Answer::Piece(Some(statement)) => statement,
@@ -175,10 +178,12 @@ async fn transfer(
             }
         }
         // Hashing and writing may wait for the disk; what arrives meanwhile waits in the stream's window.
-        let (finish, stated) = (left == 0, statement.clone());
+        let (last, stated) = (came.take_if(|_| left == 0), statement.clone());
         let written = tokio::task::spawn_blocking(move || {
             write(&mut writer, batch)?;
-            if finish { writer.finish(&stated).map(|()| None) } else { Ok(Some(writer)) }
+            let Some(came) = last else { return Ok(Some(writer)) };
+            came();
+            writer.finish(&stated).map(|()| None)
         });
         match written.await.map_err(|_| GetError::Gone)? {
             Ok(Some(unfinished)) => writer = unfinished,

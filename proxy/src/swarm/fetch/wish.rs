@@ -85,7 +85,7 @@ pub struct Wish {
     pub cursor: Arc<AtomicU32>,
     /// Brings pieces from the registry; with `true`, an answer that ignores the range will do.
     pub registry: Arc<Leases>,
-    /// Told of each piece that a member gave.
+    /// Told of each piece that a member gave, before anybody can see it; again when it had to be fetched anew.
     pub given: Arc<Given>,
 }
 
