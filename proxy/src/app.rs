@@ -8,6 +8,7 @@ mod watch;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -30,6 +31,7 @@ use crate::{
     lifecycle::{self, Readiness, Shutdown},
     metrics::Metrics,
     pull::{Pull, access::Access, tags::Tags},
+    standin::StandIn,
     store::{self, Store},
     swarm::Swarm,
     telemetry::Trace,
@@ -141,8 +143,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let trust = ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots());
     let core = Core::open(config.clone(), outside()).await?;
     let guard = Arc::new(attach(&config, &listeners)?);
+    let stand_in = stand_in(&listeners, &guard);
     let switch = Arc::new(Switch::new(Some(guard.clone()), config.state_dir.join("off")));
-    let watch = Watcher::new(core.metrics.clone(), core.trace.clone()).with(guard.clone(), switch.clone());
+    let watch =
+        Watcher::new(core.metrics.clone(), core.trace.clone()).with(guard.clone(), switch.clone(), stand_in.clone());
     let watch = Arc::new(watch);
     let journal = Journal::new(&config.state_dir);
     let remembering = journal.clone().keep(core.trace.follow());
@@ -165,10 +169,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         served = core.serve(listeners, origin, trust, watch) => served,
         () = async { tokio::join!(desk, proving, publishing, remembering, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
     };
+    if let Some(stand_in) = stand_in {
+        stand_in.goodbye();
+    }
     core.close().await;
     let drained = served.context("accepting connections failed")?;
     tracing::info!(cut = drained.cut, "stopped");
     Ok(())
+}
+
+/// The process that takes over what waits in our queue when we no longer can.
+fn stand_in(listeners: &[TcpListener], guard: &Intercept) -> Option<Arc<StandIn>> {
+    let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    match StandIn::start(&listeners, guard) {
+        Ok(stand_in) => Some(Arc::new(stand_in)),
+        Err(error) => {
+            tracing::warn!(%error, "no stand-in: connections that wait while this daemon dies will be reset");
+            None
+        }
+    }
 }
 
 async fn stop_on_signal(stop: Shutdown) {

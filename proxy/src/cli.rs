@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     admin::client::ClientError,
     config::{Config, ConfigError},
+    standin,
 };
 
 /// Bad usage or configuration (sysexits.h, EX_USAGE).
@@ -79,6 +80,9 @@ enum Command {
     Token(token::Token),
     /// Run the daemon in the foreground.
     Run(ConfigFile),
+    /// What `waylay run` starts beside itself.
+    #[command(name = standin::COMMAND, hide = true)]
+    StandIn,
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -131,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Check(file) => check::check(&file.config),
         Command::Token(token) => token.run(),
         Command::Run(file) => run::run(&file.config),
+        Command::StandIn => run::stand_in(),
         Command::Completions { shell } => {
             generate::completions(shell);
             Ok(())

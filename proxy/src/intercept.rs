@@ -4,6 +4,7 @@
 //! before. What the kernel tells about a caught connection is in [`origin`]; the proof that it works is in [`selftest`].
 
 pub mod cgroup;
+mod destinations;
 mod object;
 pub mod origin;
 mod owner;
@@ -16,6 +17,7 @@ pub mod targets;
 use std::{
     io,
     net::SocketAddr,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,7 +33,9 @@ use nix::{
 };
 use waylay_abi::{Endpoint, Exit, map};
 
-pub use self::{object::LoadError, origin::KernelOrigin, selftest::Ineffective, targets::Targets};
+pub use self::{
+    destinations::Destinations, object::LoadError, origin::KernelOrigin, selftest::Ineffective, targets::Targets,
+};
 use self::{origin::Shared, selftest::Effect};
 
 /// What to catch, and where to attach.
@@ -102,6 +106,7 @@ pub struct Intercept {
     heartbeat: Mutex<Array<MapData, u64>>,
     processes: Mutex<HashMap<MapData, u32, u8>>,
     counters: PerCpuArray<MapData, u64>,
+    caught: OwnedFd,
     cgroup: PathBuf,
     // Owns the links. Last, but the order does not matter: each link's file descriptor detaches on its own.
     _programs: Ebpf,
@@ -133,12 +138,14 @@ impl Intercept {
         for destination in &config.bypass {
             bypass.insert(Endpoint::from(*destination), 1, 0)?;
         }
+        let caught = object::descriptor(ebpf, map::BY_TUPLE)?;
         let shared = Arc::new(Shared::new(ebpf, loaded.pids)?);
         let intercept = Self {
             effect: Effect::default(),
             heartbeat: Mutex::new(Array::try_from(object::map(ebpf, map::HEARTBEAT)?)?),
             processes: Mutex::new(HashMap::try_from(object::map(ebpf, map::PROCESSES)?)?),
             counters: PerCpuArray::try_from(object::map(ebpf, map::COUNTERS)?)?,
+            caught,
             cgroup,
             _programs: object::attach(loaded.ebpf, &directory)?,
             shared,
@@ -204,6 +211,11 @@ impl Intercept {
     /// When the process was not listed.
     pub fn unlist_process(&self, pid: u32) -> Result<(), MapError> {
         lock(&self.processes).remove(&pid)
+    }
+
+    /// The map of caught connections, for [`Destinations`] in another process.
+    pub fn caught_map(&self) -> BorrowedFd<'_> {
+        self.caught.as_fd()
     }
 
     /// How many connections are on their way from `connect()` to `accept()`.

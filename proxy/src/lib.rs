@@ -12,6 +12,7 @@ pub mod install;
 pub mod app;
 pub mod config;
 pub mod admin;
+pub mod standin;
 // -- way in
 pub mod intercept;
 pub mod accept;

@@ -123,6 +123,51 @@ async fn stopped_before_a_pull(kind: Kind) -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_waits_in_the_queue_of_a_daemon_that_dies_reaches_the_registry() -> Result<()> {
+    for kind in Kind::THREE {
+        queued(kind).await.with_context(|| kind.to_string())?;
+    }
+    Ok(())
+}
+
+/// The daemon stands still, as in a deadlock; a pull begins, and lands in its queue; the watchdog kills the daemon.
+async fn queued(kind: Kind) -> Result<()> {
+    if !needed(&format!("queued({kind})")) {
+        return Ok(());
+    }
+    let image = image::SMALL.image()?;
+    let fleet = Fleet::of(1).image(&image, "debian/app", "1").start().await?;
+    let node = &fleet.nodes()[0];
+    let reference = fleet.registry().reference("debian/app", "1");
+    let mut daemons = Daemon::on_all(fleet.nodes()).await?;
+    let runtime = Runtime::start(kind, node, Some(&daemons[0].trust_dir())).await?;
+
+    daemons[0].freeze()?;
+    let before = established(node)?;
+    let (pulled, killed) = tokio::join!(runtime.pull(&reference), async {
+        let waiting = eventually("a connection to wait in the queue", Duration::from_secs(10), async || {
+            Ok((established(node)? > before).then_some(()))
+        });
+        waiting.await?;
+        daemons[0].kill();
+        anyhow::Ok(())
+    });
+    killed?;
+    pulled?;
+
+    runtime.holds(&image, &reference).await?;
+    assert_eq!(fleet.registry().blob_bytes()?, image.bytes());
+    fleet.passed()
+}
+
+/// TCP connections on a node's loopback: those that the hooks have caught.
+fn established(node: &waylay_tests::fleet::Node) -> Result<usize> {
+    let mut ss = node.entry().command("ss");
+    let said = ss.args(["-Hnt", "state", "established", "dst", "127.0.0.0/8"]).output()?;
+    Ok(String::from_utf8_lossy(&said.stdout).lines().count())
+}
+
+#[tokio::test]
 async fn a_blob_corrupted_on_a_peers_disk_is_noticed_and_its_source_named() -> Result<()> {
     if !needed("a_blob_corrupted_on_a_peers_disk_is_noticed_and_its_source_named") {
         return Ok(());

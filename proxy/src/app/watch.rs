@@ -7,6 +7,7 @@ use crate::{
     accept::{ConnectionOutcome, Watch},
     intercept::Intercept,
     metrics::{ConnectionLabel, Metrics},
+    standin::StandIn,
     telemetry::{ConnectionEvent, Event, Trace, millis},
     tls::Reason,
 };
@@ -17,16 +18,17 @@ pub(super) struct Watcher {
     trace: Trace,
     guard: Option<Arc<Intercept>>,
     switch: Option<Arc<Switch>>,
+    stand_in: Option<Arc<StandIn>>,
 }
 
 impl Watcher {
     pub(super) fn new(metrics: Arc<Metrics>, trace: Trace) -> Self {
-        Self { metrics, trace, guard: None, switch: None }
+        Self { metrics, trace, guard: None, switch: None, stand_in: None }
     }
 
-    /// The same, keeping the hooks of `guard` awake and telling `switch` of limits.
-    pub(super) fn with(self, guard: Arc<Intercept>, switch: Arc<Switch>) -> Self {
-        Self { guard: Some(guard), switch: Some(switch), ..self }
+    /// The same, keeping the hooks of `guard` awake and the stand-in away, and telling `switch` of limits.
+    pub(super) fn with(self, guard: Arc<Intercept>, switch: Arc<Switch>, stand_in: Option<Arc<StandIn>>) -> Self {
+        Self { guard: Some(guard), switch: Some(switch), stand_in, ..self }
     }
 }
 
@@ -63,6 +65,9 @@ impl Watch for Watcher {
             && let Err(error) = guard.heartbeat()
         {
             tracing::error!(%error, "cannot tell the kernel that we live; connections will go directly");
+        }
+        if let Some(stand_in) = &self.stand_in {
+            stand_in.beat();
         }
         // No error: without a service manager there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

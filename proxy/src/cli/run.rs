@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{app, config::LogFormat, telemetry};
+use crate::{app, config::LogFormat, standin, telemetry};
 
 /// Runs until told to stop.
 pub(super) fn run(path: &Path) -> anyhow::Result<()> {
@@ -10,4 +10,10 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     telemetry::init(&config.log.filter, config.log.format == LogFormat::Json)?;
     tracing::debug!(?config, "configuration");
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(app::run(config))
+}
+
+/// What stands beside the daemon. It has no configuration; its few lines are warnings.
+pub(super) fn stand_in() -> anyhow::Result<()> {
+    telemetry::init("warn", true)?;
+    standin::main()
 }

@@ -1,6 +1,11 @@
 //! The object file: loading it, with what this kernel offers, and attaching its programs.
 
-use std::{error::Error, fs::File, io};
+use std::{
+    error::Error,
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -97,6 +102,13 @@ pub(super) fn attach(mut ebpf: Ebpf, cgroup: &File) -> Result<Ebpf, LoadError> {
         attached.map_err(|source| refused_link(name, source))?;
     }
     Ok(ebpf)
+}
+
+/// Another descriptor of a hash map that is still in the object.
+pub(super) fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let Some(Map::HashMap(data)) = ebpf.map(name) else { return Err(LoadError::Missing(name)) };
+    let copied = data.fd().as_fd().try_clone_to_owned();
+    copied.map_err(|error| MapError::IoError(error).into())
 }
 
 /// Takes a map out of the object.

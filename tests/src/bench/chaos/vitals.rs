@@ -64,7 +64,11 @@ impl Vitals {
             Ok(leaked.iter().all(|leaked| *leaked == 0).then_some(()))
         });
         // Not an error: the report says how many, and whose.
-        let _ = settled.await;
+        if settled.await.is_err() {
+            for (daemon, _) in daemons.iter().zip(&leaked).filter(|(_, leaked)| **leaked > 0) {
+                eprintln!("{}: open descriptors: {}", daemon.entry().node(), kinds(daemon)?);
+            }
+        }
         Ok(leaked)
     }
 }
@@ -85,6 +89,15 @@ fn grown(life: &[u64]) -> u64 {
 fn descriptors(daemon: &Daemon) -> Result<u64> {
     let dir = format!("/proc/{}/fd", daemon.process().pid());
     Ok(fs::read_dir(dir).context("the daemon is gone")?.count() as u64)
+}
+
+/// What the descriptors lead to, each with its number.
+fn kinds(daemon: &Daemon) -> Result<String> {
+    let dir = format!("/proc/{}/fd", daemon.process().pid());
+    let entries = fs::read_dir(dir).context("the daemon is gone")?.flatten();
+    let mut targets: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    targets.sort();
+    Ok(targets.iter().map(|target| target.display().to_string()).collect::<Vec<_>>().join(" "))
 }
 
 fn resident_kib(daemon: &Daemon) -> Result<u64> {
