@@ -25,7 +25,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -136,7 +136,9 @@ impl Admin {
                 accepted = self.tcp.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
                     tasks.spawn(serve(io, desk.clone(), false));
                 },
-                accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
+                accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted
+                    && is_operator(&io)
+                {
                     tasks.spawn(serve(io, desk.clone(), true));
                 },
                 Some(_) = tasks.join_next() => {}
@@ -164,6 +166,19 @@ fn socket(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(socket)
+}
+
+/// Whether the process at the other end is root's, of this daemon's own user, or of its group. The mode of the socket says
+/// the same, but modes are changed by mistake.
+fn is_operator(io: &UnixStream) -> bool {
+    let Ok(peer) = io.peer_cred() else { return false };
+    let known = peer.uid() == 0
+        || peer.uid() == nix::unistd::geteuid().as_raw()
+        || peer.gid() == nix::unistd::getegid().as_raw();
+    if !known {
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "a stranger at the control socket was turned away");
+    }
+    known
 }
 
 async fn serve<IO, V: View>(io: IO, desk: Arc<Desk<V>>, control: bool)
