@@ -92,7 +92,13 @@ impl Node {
 /// All of it, without a registry.
 fn wish(partial: &Arc<Partial>) -> Wish {
     let registry = Arc::new(|_, _, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+    Wish {
+        served_by: "docker.io".into(),
+        partial: partial.clone(),
+        wanted: 0..u32::MAX,
+        cursor: Arc::default(),
+        registry,
+    }
 }
 
 fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
@@ -423,7 +429,13 @@ fn registry(node: &Node, bytes: &Arc<Vec<u8>>, partial: &Arc<Partial>, given: &A
             Ok(())
         })
     });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry }
+    Wish {
+        served_by: "docker.io".into(),
+        partial: partial.clone(),
+        wanted: 0..u32::MAX,
+        cursor: Arc::default(),
+        registry,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
