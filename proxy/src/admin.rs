@@ -234,3 +234,35 @@ fn text(status: StatusCode, text: String) -> Reply {
     *response.status_mut() = status;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::CommandExt as _, process::Command};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_control_socket_is_for_operators_whatever_its_mode_became() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("below/control.sock");
+        let listener = socket(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        let _own = UnixStream::connect(&path).await.unwrap();
+        assert!(is_operator(&listener.accept().await.unwrap().0));
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("only root can play another user");
+            return;
+        }
+        for open in [dir.path(), path.parent().unwrap(), &path] {
+            std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "10", "--unix-socket"]).arg(&path).arg("http://localhost/status");
+        let mut stranger = curl.uid(65_534).gid(65_534).spawn().unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        assert!(!is_operator(&accepted));
+        drop(accepted);
+        assert!(!tokio::task::spawn_blocking(move || stranger.wait()).await.unwrap().unwrap().success());
+    }
+}
