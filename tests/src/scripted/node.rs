@@ -40,6 +40,8 @@ pub struct Plan {
     trusted: bool,
     hosts: Vec<(String, SocketAddr)>,
     others: Vec<(RegistryName, SocketAddr)>,
+    caught: bool,
+    looks_up: bool,
 }
 
 /// A node that runs, until it is dropped.
@@ -61,6 +63,7 @@ struct Played {
     destination: Mutex<SocketAddr>,
     /// Where connections to further listeners lead: one for each further registry.
     others: Mutex<Vec<(SocketAddr, SocketAddr)>>,
+    caught: bool,
     program: String,
     trusted: AtomicBool,
     /// What is shown for each host, that of [`Node::beside`] first.
@@ -91,6 +94,18 @@ impl Plan {
     /// Knows the address of a CDN's host.
     pub fn knowing(mut self, host: &str, cdn: &RunningCdn) -> Self {
         self.hosts.push((host.to_owned(), cdn.addr()));
+        self
+    }
+
+    /// Clients connect to its listeners by themselves: the kernel caught nothing.
+    pub fn uncaught(mut self) -> Self {
+        self.caught = false;
+        self
+    }
+
+    /// Looks hosts of redirects up as the daemon does, and may go where that may.
+    pub fn looking_up(mut self) -> Self {
+        self.looks_up = true;
         self
     }
 
@@ -125,6 +140,8 @@ impl Node {
             trusted: true,
             hosts: Vec::new(),
             others: Vec::new(),
+            caught: true,
+            looks_up: false,
         }
     }
 
@@ -147,6 +164,7 @@ impl Node {
         let played = Arc::new(Played {
             destination: Mutex::new(plan.destination),
             others: Mutex::default(),
+            caught: plan.caught,
             program: program.clone(),
             trusted: AtomicBool::new(plan.trusted),
             keys: held.into_iter().map(|(host, identity)| (host, identity.certified_key())).collect(),
@@ -221,6 +239,9 @@ impl Node {
     }
 
     fn resolver(&self) -> Resolver {
+        if self.plan.looks_up {
+            return waylay::app::outside();
+        }
         let hosts = self.plan.hosts.clone();
         Arc::new(move |host, port| {
             let known = hosts.iter().find(|(name, addr)| name == host && addr.port() == port).map(|(_, addr)| *addr);
@@ -359,6 +380,9 @@ struct Kernel(Arc<Played>);
 
 impl Origin for Kernel {
     fn of(&self, _: ClientAddr, local: SocketAddr) -> io::Result<Option<Caught>> {
+        if !self.0.caught {
+            return Ok(None);
+        }
         let others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
         let destination = match others.iter().find(|(listener, _)| *listener == local) {
             Some((_, destination)) => *destination,

@@ -7,6 +7,7 @@ mod away;
 mod crowd;
 mod faults;
 mod liars;
+mod limits;
 mod passed;
 mod peers;
 mod pulls;
