@@ -25,7 +25,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -141,7 +141,9 @@ impl Admin {
                 accepted = self.tcp.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
                     tasks.spawn(serve(io, desk.clone(), false));
                 },
-                accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
+                accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted
+                    && is_operator(&io)
+                {
                     tasks.spawn(serve(io, desk.clone(), true));
                 },
                 Some(_) = tasks.join_next() => {}
@@ -169,6 +171,19 @@ fn socket(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(socket)
+}
+
+/// Whether the process at the other end is root's, of this daemon's own user, or of its group. The mode of the socket says
+/// the same, but modes are changed by mistake.
+fn is_operator(io: &UnixStream) -> bool {
+    let Ok(peer) = io.peer_cred() else { return false };
+    let known = peer.uid() == 0
+        || peer.uid() == nix::unistd::geteuid().as_raw()
+        || peer.gid() == nix::unistd::getegid().as_raw();
+    if !known {
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "a stranger at the control socket was turned away");
+    }
+    known
 }
 
 async fn serve<IO, V: View>(io: IO, desk: Arc<Desk<V>>, control: bool)
@@ -223,4 +238,36 @@ fn text(status: StatusCode, text: String) -> Reply {
     let mut response = Response::new(Full::from(text).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::CommandExt as _, process::Command};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_control_socket_is_for_operators_whatever_its_mode_became() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("below/control.sock");
+        let listener = socket(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        let _own = UnixStream::connect(&path).await.unwrap();
+        assert!(is_operator(&listener.accept().await.unwrap().0));
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("only root can play another user");
+            return;
+        }
+        for open in [dir.path(), path.parent().unwrap(), &path] {
+            std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "10", "--unix-socket"]).arg(&path).arg("http://localhost/status");
+        let mut stranger = curl.uid(65_534).gid(65_534).spawn().unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        assert!(!is_operator(&accepted));
+        drop(accepted);
+        assert!(!tokio::task::spawn_blocking(move || stranger.wait()).await.unwrap().unwrap().success());
+    }
 }

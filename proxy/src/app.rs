@@ -316,7 +316,7 @@ fn system_roots() -> Vec<rustls::pki_types::CertificateDer<'static>> {
 }
 
 /// Looks up a redirect's host, and refuses addresses that no redirect may lead to.
-fn outside() -> Resolver {
+pub fn outside() -> Resolver {
     Arc::new(|host, port| {
         let host = host.to_owned();
         Box::pin(async move { dial::resolve(&host, port, dial::forbidden, LOOKUP).await.ok()?.into_iter().next() })

@@ -7,6 +7,7 @@ mod chunks;
 mod course;
 mod flight;
 mod local;
+mod proof;
 mod reader;
 mod registry;
 mod tally;
@@ -59,6 +60,13 @@ pub struct Supply {
     pub provenance: Provenance,
 }
 
+impl Supply {
+    /// Whether it asks the same place with the same headers.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin) && self.head.headers == other.head.headers
+    }
+}
+
 /// A digest that can be had without the registry.
 pub struct Found {
     place: Place,
@@ -82,6 +90,14 @@ enum Place {
 pub struct Opened {
     /// Of exactly the length that was asked for, or cut short.
     pub body: Body,
+}
+
+/// Why an answer of a registry is not taken in.
+pub enum Refusal {
+    /// Something of ours failed.
+    Fault(Fault),
+    /// The blob is here, or on its way, by another registry's word. Which bytes it is has to be shown by this one too.
+    Unproven,
 }
 
 /// All content of this node. Clones share it.
@@ -117,8 +133,11 @@ impl Content {
 
     /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the
     /// bytes that are wanted of a blob of that size, it is enough that these are held.
-    pub async fn find(&self, digest: Digest, part: Option<(u64, Range<u64>)>) -> Option<Found> {
-        if let Some(found) = self.here(digest, part).await {
+    ///
+    /// What `registry` has never served to any member does not exist for it: one that says yes to whoever asks would
+    /// otherwise open the blobs of all others.
+    pub async fn find(&self, digest: Digest, registry: &str, part: Option<(u64, Range<u64>)>) -> Option<Found> {
+        if let Some(found) = self.here(digest, registry, part).await {
             return Some(found);
         }
         if self.0.distrusted.contains_key(&digest) {
@@ -126,14 +145,16 @@ impl Content {
         }
         let located = self.0.swarm.locate(&digest).await?;
         let (size, provenance) = (located.size, located.provenance.clone());
-        Some(Found { place: Place::Members(located), size, provenance, media_type: None })
+        let found = Found { place: Place::Members(located), size, provenance, media_type: None };
+        served_by(&found.provenance, registry).then_some(found)
     }
 
     /// The same, but without asking members.
-    pub async fn here(&self, digest: Digest, part: Option<(u64, Range<u64>)>) -> Option<Found> {
-        if let Some(flight) = self.flying(&digest) {
+    pub async fn here(&self, digest: Digest, registry: &str, part: Option<(u64, Range<u64>)>) -> Option<Found> {
+        if let Some(flight) = self.flying(&digest).filter(|flight| flight.registry() == registry) {
             let (size, provenance) = (flight.size(), flight.provenance());
-            return Some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
+            let fits = part.is_none_or(|(listed, _)| listed == size);
+            return fits.then_some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
         }
         let store = self.0.store.clone();
         let stored = blocking(move || {
@@ -142,15 +163,17 @@ impl Content {
             let (provenance, media_type) = info.map(|info| (info.provenance, info.media_type)).unwrap_or_default();
             Some(Found { place, size, provenance, media_type })
         });
-        stored.await.flatten()
+        stored.await.flatten().filter(|found| served_by(&found.provenance, registry))
     }
 
-    /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it. `None`
-    /// where there are none.
-    pub fn together(&self, digest: Digest, size: u64) -> Option<Found> {
+    /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it of this
+    /// registry. `None` where there are none.
+    pub fn together(&self, digest: Digest, registry: &str, size: u64) -> Option<Found> {
         let shared = self.0.swarm.has_members() && !self.0.distrusted.contains_key(&digest);
         let place = Place::Members(Located::nowhere(size));
-        shared.then_some(Found { place, size, provenance: Vec::new(), media_type: None })
+        let free = || self.flying(&digest).is_none_or(|flight| flight.registry() == registry && flight.size() == size);
+        let found = Found { place, size, provenance: Vec::new(), media_type: None };
+        (shared && free() && self.0.store.get(&digest).is_none()).then_some(found)
     }
 
     /// The turn to bring `digest` here, which is to be held until it is on its way.
@@ -188,7 +211,7 @@ impl Content {
             }
             Place::Members(located) => {
                 provenance.push(supply.provenance.clone());
-                let partial = self.partial(digest, found.size, provenance.clone()).await?;
+                let partial = self.partial(digest, found.size, &supply, provenance.clone()).await.map_err(fault)?;
                 self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply)
             }
         };
@@ -220,7 +243,7 @@ impl Content {
     /// [`Content::span`] has begun.
     ///
     /// # Errors
-    /// When the store cannot take it; `first` comes back then, so that it can be relayed.
+    /// When it cannot be taken in; `first` comes back then, so that it can be relayed.
     pub async fn begin(
         &self,
         digest: Digest,
@@ -229,17 +252,19 @@ impl Content {
         first: Response<Incoming>,
         part: Range<u64>,
         tally: Arc<Tally>,
-    ) -> Result<Opened, Box<(Fault, Response<Incoming>)>> {
+    ) -> Result<Opened, Box<(Refusal, Response<Incoming>)>> {
         let flight = match self.flying(&digest) {
-            Some(flight) => {
+            Some(flight) if flight.registry() == supply.provenance.registry && flight.size() == size => {
                 flight.supply(supply);
                 flight
             }
+            Some(_) => return Err(Box::new((Refusal::Unproven, first))),
             None => {
                 let provenance = vec![supply.provenance.clone()];
-                let partial = match self.partial(digest, size, provenance.clone()).await {
+                let partial = match self.partial(digest, size, &supply, provenance.clone()).await {
                     Ok(partial) => partial,
-                    Err(fault) => return Err(Box::new((fault, first))),
+                    Err(StoreError::AlreadyHeld(_)) => return Err(Box::new((Refusal::Unproven, first))),
+                    Err(error) => return Err(Box::new((Refusal::Fault(fault(error)), first))),
                 };
                 self.launch(digest, partial, Plan { located: None, first: Some(first) }, provenance, supply)
             }
@@ -247,12 +272,26 @@ impl Content {
         Ok(Opened { body: reader::body(flight, part, tally) })
     }
 
-    /// Which bytes to ask a registry for, so that `part` of a blob can be answered; `None` asks for the whole.
-    pub async fn span(&self, digest: Digest, size: u64, part: Range<u64>) -> Option<Range<u64>> {
-        let layout = Layout::new(size).ok()?;
+    /// The whole answer of a registry on its way to a client. If it is the blob, that is noted, and the next one who may
+    /// have it of this registry is given what is here.
+    pub fn proving(&self, digest: Digest, provenance: Provenance, body: Body) -> Body {
         let store = self.0.store.clone();
-        let partial = blocking(move || store.partial(&digest)).await.flatten();
-        let partial = partial.filter(|partial| partial.layout() == layout);
+        let proven = move || {
+            // Nobody waits for it; not noted, it is proven anew by the next one.
+            drop(tokio::task::spawn_blocking(move || store.add_provenance(&digest, provenance)));
+        };
+        proof::Proof::new(digest, body, proven).boxed_unsync()
+    }
+
+    /// Which bytes to ask a registry for, so that `part` of a blob can be answered; `None` asks for the whole.
+    pub async fn span(&self, digest: Digest, registry: &str, size: u64, part: Range<u64>) -> Option<Range<u64>> {
+        let layout = Layout::new(size).ok()?;
+        let (store, registry) = (self.0.store.clone(), registry.to_owned());
+        let partial = blocking(move || {
+            let info = store.info(&digest)?;
+            store.partial(&digest).filter(|_| served_by(&info.provenance, &registry))
+        });
+        let partial = partial.await.flatten().filter(|partial| partial.layout() == layout);
         let wanted = if part.end == size { 0..layout.count() } else { layout.pieces(part) };
         let missing = match &partial {
             Some(partial) => partial.missing(wanted),
@@ -287,7 +326,7 @@ impl Content {
     ) -> Result<(), Fault> {
         let (store, swarm, media_type) = (self.0.store.clone(), self.0.swarm.clone(), media_type.to_owned());
         let size = body.len() as u64;
-        blocking(move || match store.begin(&digest, size) {
+        blocking(move || match begin(&store, &digest, size, &provenance.registry) {
             Ok(partial) => {
                 store.set_media_type(&digest, &media_type)?;
                 store.add_provenance(&digest, provenance)?;
@@ -328,16 +367,22 @@ impl Content {
             .filter(|flight| flight.is_live())
     }
 
-    async fn partial(&self, digest: Digest, size: u64, provenance: Vec<Provenance>) -> Result<Arc<Partial>, Fault> {
-        let store = self.0.store.clone();
+    async fn partial(
+        &self,
+        digest: Digest,
+        size: u64,
+        supply: &Supply,
+        provenance: Vec<Provenance>,
+    ) -> Result<Arc<Partial>, StoreError> {
+        let (store, registry) = (self.0.store.clone(), supply.provenance.registry.clone());
         let begun = blocking(move || {
-            let partial = store.begin(&digest, size)?;
+            let partial = begin(&store, &digest, size, &registry)?;
             for one in provenance {
                 store.add_provenance(&digest, one)?;
             }
             Ok(partial)
         });
-        begun.await.unwrap_or(Err(StoreError::Discarded(digest))).map_err(fault)
+        begun.await.unwrap_or(Err(StoreError::Discarded(digest)))
     }
 
     fn launch(
@@ -359,6 +404,20 @@ impl Content {
         flights.insert(digest, Arc::downgrade(&flight));
         flight
     }
+}
+
+/// Whether the registry of this name has itself served it, in whatever repository.
+fn served_by(provenance: &[Provenance], registry: &str) -> bool {
+    provenance.iter().any(|one| one.registry == registry)
+}
+
+/// Begins a blob, or goes on with what came of it from the same registry. Bytes by another's word are thrown away: nothing
+/// has verified them.
+fn begin(store: &Store, digest: &Digest, size: u64, registry: &str) -> Result<Arc<Partial>, StoreError> {
+    if store.info(digest).is_some_and(|info| !served_by(&info.provenance, registry)) && store.get(digest).is_none() {
+        store.discard(digest)?;
+    }
+    store.begin(digest, size)
 }
 
 /// What the store has all bytes of, or those of `part`. Blocks for the disk.

@@ -94,7 +94,7 @@ pub async fn resolve(
 }
 
 /// Whether a redirect may not lead to `addr`: this host itself, its link, and where clouds keep a machine's
-/// credentials. IPv4 inside IPv6 (mapped, compatible, NAT64 of RFC 6052) counts as what it leads to.
+/// credentials. IPv4 inside IPv6 (mapped, compatible, translated, NAT64 of RFC 6052 and 8215, 6to4) counts as what it leads to.
 ///
 /// Private networks are allowed: a company's blob storage lives there.
 pub fn forbidden(addr: IpAddr) -> bool {
@@ -123,7 +123,10 @@ fn forbidden_v6(addr: Ipv6Addr) -> bool {
         return true;
     }
     let embedded = match addr.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
+        | [0x2002, high, low, _, _, _, _, _] => Some((high, low)),
         _ => None,
     };
     match embedded {
@@ -165,6 +168,10 @@ mod tests {
             "::ffff:169.254.169.254",
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "::ffff:0:169.254.169.254",
+            "2002:a9fe:a9fe::1",
+            "2002:7f00:1::1",
         ] {
             assert!(forbidden(text.parse().unwrap()), "{text}");
         }

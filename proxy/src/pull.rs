@@ -9,7 +9,7 @@ pub mod tags;
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Response, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use waylay_certs::RegistryName;
@@ -52,14 +52,24 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether the host that this names (RFC 9110, section 7.2; HTTP/2 in its URI) is `registry`.
+    /// Whether the host that this names (RFC 9110, section 7.2; HTTP/2 in its URI) is `registry`. One that names several
+    /// hosts names none: the registry may believe another one than we do.
     fn is_for(&self, registry: &RegistryName) -> bool {
-        let named = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let named = named.or_else(|| self.head.uri.authority().map(http::uri::Authority::as_str));
-        let Some(Ok(authority)) = named.map(str::parse::<http::uri::Authority>) else { return false };
-        // Without a port it is the scheme's, 443 or 80; the connection went to the registry's port in any case.
-        authority.host().eq_ignore_ascii_case(&registry.host)
-            && authority.port_u16().is_none_or(|port| port == registry.port)
+        let headers = self.head.headers.get_all(header::HOST);
+        if headers.iter().count() > 1 {
+            return false;
+        }
+        let named: Vec<&str> = headers
+            .iter()
+            .map(|host| host.to_str().unwrap_or_default())
+            .chain(self.head.uri.authority().map(http::uri::Authority::as_str))
+            .collect();
+        let is_it = |named: &&str| {
+            // Without a port it is the scheme's, 443 or 80; the connection went to the registry's port in any case.
+            let (host, port) = named.rsplit_once(':').map_or((*named, None), |(host, port)| (host, Some(port)));
+            host.eq_ignore_ascii_case(&registry.host) && port.is_none_or(|port| port == registry.port.to_string())
+        };
+        !named.is_empty() && named.iter().all(is_it)
     }
 }
 
@@ -140,18 +150,23 @@ impl Pull {
     /// Upstream's word on whether this client may have `digest`, which we found: its own former word if that is
     /// fresh, an authorised manifest's where upstream has served the digest here to some member, else a HEAD.
     async fn right(&self, question: &Question, digest: Digest, found: &Found) -> Right {
-        match self.access.standing(&question.scope, digest).0 {
+        match self.access.standing(&question.scope, digest, found.size) {
             Standing::Shown => return Right::Granted,
             Standing::Listed if found.provenance.contains(&question.provenance()) => return Right::Granted,
             Standing::Listed | Standing::Unknown => {}
         }
-        let head = Head { method: Method::HEAD, ..question.head.clone() };
+        let head = Head { method: Method::HEAD, ..question.head.plainly() };
         match self.upstream.ask(&question.client.origin, &head).await {
-            Ok(answer) if answer.status().is_success() => {
-                self.access.show(&question.scope, question.expires, digest);
-                self.content.came_from(digest, question.provenance());
-                Right::Granted
-            }
+            Ok(answer) if answer.status() == StatusCode::OK => match length(&answer) {
+                Some(size) if size == found.size => {
+                    self.access.show(&question.scope, question.expires, digest, size);
+                    self.content.came_from(digest, question.provenance());
+                    Right::Granted
+                }
+                // It speaks of something else.
+                Some(_) => Right::Refused,
+                None => self.right_elsewhere(question, digest, found).await,
+            },
             Ok(answer) if answer.status().is_redirection() => self.right_elsewhere(question, digest, found).await,
             Ok(answer) if answer.status().is_server_error() => Right::Away(Away::Answer(Box::new(answer))),
             Ok(_) => Right::Refused,
@@ -159,13 +174,13 @@ impl Pull {
         }
     }
 
-    /// Upstream's word where it redirects a HEAD: to its storage for a yes, but a login page would look the same. One byte
-    /// of a blob of the right size tells them apart.
+    /// Upstream's word where it redirects a HEAD, or tells no size: to its storage for a yes, but a login page would look the
+    /// same. One byte of a blob of the right size tells them apart.
     async fn right_elsewhere(&self, question: &Question, digest: Digest, found: &Found) -> Right {
         let first = 0..1;
         match self.upstream.blob(&question.client.origin, &question.head, Some(first.clone())).await {
             Ok(answer) if blob::whole_size(&answer, Some(&first)) == Some(found.size) => {
-                self.access.show(&question.scope, question.expires, digest);
+                self.access.show(&question.scope, question.expires, digest, found.size);
                 self.content.came_from(digest, question.provenance());
                 Right::Granted
             }
@@ -178,7 +193,7 @@ impl Pull {
     /// Whether `digest` may be served although the registry is away.
     fn right_while_away(&self, question: &Question, digest: Digest, found: &Found) -> bool {
         let proven = || found.provenance.contains(&question.provenance());
-        self.access.while_away(&question.scope, digest, proven)
+        self.access.while_away(&question.scope, digest, found.size, proven)
     }
 
     /// Upstream's own answer, whatever it is.
@@ -187,12 +202,22 @@ impl Pull {
     }
 
     fn question(&self, request: Request, repository: &str, namespace: Option<String>) -> Question {
-        let registry = request.client.registry.to_string();
-        // A mirror asked about another registry speaks for that registry's repository, not for its own.
+        let registry = request.client.identity();
+        // A mirror asked about another registry speaks for that registry's repository, not for its own. No repository has a
+        // question mark in its name.
         let repository =
-            namespace.map_or_else(|| repository.to_owned(), |namespace| format!("{namespace}/{repository}"));
+            namespace.map_or_else(|| repository.to_owned(), |namespace| format!("{repository}?ns={namespace}"));
         let (scope, expires) = self.access.scope(&registry, &repository, &request.head.headers);
         Question { scope, expires, client: request.client, head: request.head }
+    }
+}
+
+impl Client {
+    /// Who the registry is, for what it has shown and served: its verified name, or, where nothing proves a name, the
+    /// address as well.
+    fn identity(&self) -> String {
+        let target = self.origin.target();
+        if target.roots.is_some() { self.registry.to_string() } else { format!("{} at {}", self.registry, target.dst) }
     }
 }
 
@@ -202,7 +227,12 @@ impl Question {
     }
 
     fn supply(&self) -> Supply {
-        Supply { origin: self.client.origin.clone(), head: self.head.clone(), provenance: self.provenance() }
+        Supply { origin: self.client.origin.clone(), head: self.head.plainly(), provenance: self.provenance() }
+    }
+
+    /// The registry that is asked, as content knows it.
+    fn registry(&self) -> &str {
+        &self.scope.registry
     }
 
     fn is_head(&self) -> bool {
@@ -225,6 +255,11 @@ impl Away {
             Self::Answer(answer) => Fault::with(Side::Registry, What::Status, answer.status().to_string()),
         }
     }
+}
+
+/// How long a body is, or would be, by an answer's head.
+fn length<B>(answer: &Response<B>) -> Option<u64> {
+    answer.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// An answer of upstream on its way to the client, its bytes counted.

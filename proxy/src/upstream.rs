@@ -4,6 +4,7 @@
 //! is relayed as it came. What the answers mean is the caller's business.
 
 pub mod connect;
+mod harmless;
 mod origin;
 mod redirect;
 
@@ -11,6 +12,7 @@ use std::{net::SocketAddr, ops::Range, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use rustls::RootCertStore;
@@ -21,6 +23,7 @@ use crate::{
 };
 
 pub use connect::{Connected, Verified, connect};
+pub use harmless::is_harmless;
 pub use origin::Origin;
 
 /// Any error of a body.
@@ -57,6 +60,26 @@ pub struct Head {
     pub uri: Uri,
     /// The client's headers.
     pub headers: HeaderMap,
+}
+
+impl Head {
+    /// The same request for all of the bytes as they are stored, whatever the client has of them already.
+    pub fn plainly(&self) -> Self {
+        let mut head = self.clone();
+        // The digest is over the bytes as stored, so no encoding may be put on top of them.
+        head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for part in [
+            header::RANGE,
+            header::IF_RANGE,
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+            header::IF_UNMODIFIED_SINCE,
+        ] {
+            head.headers.remove(part);
+        }
+        head
+    }
 }
 
 /// Finds the address of a host that a registry redirected to, or none if we may not go there.
@@ -112,12 +135,7 @@ impl Upstream {
         head: &Head,
         range: Option<Range<u64>>,
     ) -> Result<Response<Incoming>, Fault> {
-        let mut head = Head { method: Method::GET, ..head.clone() };
-        // The digest is over the bytes as stored, so no encoding may be put on top of them.
-        head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for conditional in [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE] {
-            head.headers.remove(conditional);
-        }
+        let mut head = Head { method: Method::GET, ..head.plainly() };
         if let Some(range) = range {
             let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             head.headers.insert(header::RANGE, HeaderValue::from_str(&value).map_err(protocol)?);
@@ -146,6 +164,14 @@ fn request(origin: &Origin, head: &Head, body: Body) -> Request<Body> {
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = origin.uri(&head.uri);
     *request.headers_mut() = end_to_end(&head.headers);
+    if request.body().is_end_stream() {
+        // A length without its bytes: the next request on this connection, another client's, would be taken for them.
+        let headers = request.headers_mut();
+        if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0") {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        headers.remove(header::EXPECT);
+    }
     if !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, origin.authority());
     }

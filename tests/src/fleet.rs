@@ -173,6 +173,13 @@ impl Plan {
         self
     }
 
+    /// Makes the registry ask for the password of [`Login::right`].
+    #[must_use]
+    pub fn with_passwords(mut self) -> Self {
+        self.registry.passwords = true;
+        self
+    }
+
     /// Makes the registry speak plain HTTP.
     #[must_use]
     pub fn plain(mut self) -> Self {

@@ -36,6 +36,7 @@ mod witness;
 
 use std::{
     collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -68,6 +69,7 @@ pub struct Registry {
     images: Vec<Built>,
     access: Access,
     script: Script,
+    listen: SocketAddr,
 }
 
 /// A registry that listens, until it is dropped.
@@ -90,7 +92,14 @@ impl Registry {
             images: Vec::new(),
             access: Access::new(),
             script: Script::default(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         }
+    }
+
+    /// At this address instead of a free port of 127.0.0.1.
+    pub fn at(mut self, listen: SocketAddr) -> Self {
+        self.listen = listen;
+        self
     }
 
     /// Under another name.
@@ -179,7 +188,7 @@ impl Registry {
         let access = Arc::new(self.access);
         let site = site::Registry { content: content.clone(), access: access.clone() };
         let door = self.doorway.door(&self.authority);
-        let server = Server::start("registry", Box::new(site), self.script, door).await;
+        let server = Server::start("registry", self.listen, Box::new(site), self.script, door).await;
         let images = Mutex::default();
         let running = Running { server, doorway: self.doorway, authority: self.authority, content, access, images };
         self.images.into_iter().for_each(|image| running.insert(image));
@@ -239,6 +248,11 @@ impl Running {
     /// Puts a blob in.
     pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
         self.content.lock().unwrap_or_else(PoisonError::into_inner).put_blob(repository, bytes.into())
+    }
+
+    /// Puts bytes in under a digest that is not theirs.
+    pub fn put_blob_as(&self, repository: &str, digest: Digest, bytes: impl Into<Bytes>) {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).put_blob_as(repository, digest, bytes.into());
     }
 
     /// A blob as it is held, to see what was pushed.

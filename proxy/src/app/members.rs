@@ -14,6 +14,8 @@ use crate::{config, swarm};
 
 /// A token is far shorter.
 const LONGEST: u64 = 16 << 10;
+/// The token of today and the one of before or after it.
+const MOST: usize = 2;
 
 /// Why the join token cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,20 +51,25 @@ pub(super) enum TokenFileError {
 /// # Errors
 /// When the token's file cannot be used.
 pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFileError> {
-    let token = read(&config.token_file)?;
+    let tokens = read(&config.token_file)?;
     let mut members = config.members.clone();
-    members.extend(token.addresses.iter().filter(|address| !config.members.contains(address)));
+    for address in tokens.iter().flat_map(|token| &token.addresses) {
+        if !members.contains(address) {
+            members.push(*address);
+        }
+    }
     members.retain(|address| *address != config.listen);
     Ok(swarm::Config {
         listen: config.listen,
         advertise: None,
-        secrets: vec![token.secret],
+        secrets: tokens.into_iter().map(|token| token.secret).collect(),
         zone: config.zone.clone(),
         members,
     })
 }
 
-fn read(path: &Path) -> Result<JoinToken, TokenFileError> {
+/// One token a line: the first makes us who we are, members by another are known too while the secret is rotated.
+fn read(path: &Path) -> Result<Vec<JoinToken>, TokenFileError> {
     let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
@@ -71,7 +78,12 @@ fn read(path: &Path) -> Result<JoinToken, TokenFileError> {
     }
     let mut text = Zeroizing::new(String::new());
     file.take(LONGEST).read_to_string(&mut text).map_err(unreadable)?;
-    JoinToken::parse(&text).map_err(|source| TokenFileError::Bad { path: path.to_owned(), source })
+    let bad = |source| TokenFileError::Bad { path: path.to_owned(), source };
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() || lines.len() > MOST {
+        return Err(bad(TokenError::NotAToken));
+    }
+    lines.into_iter().map(|line| JoinToken::parse(line).map_err(bad)).collect()
 }
 
 #[cfg(test)]
@@ -93,6 +105,28 @@ mod tests {
         let (_dir, path) = file("waylay1-x", 0o640);
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("640") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn two_tokens_are_two_secrets_the_first_is_ours() {
+        let token = |n: u8, port: u16| {
+            let secret = waylay_certs::ClusterSecret::new([n; 32], n.into());
+            JoinToken::new(secret, vec![([10, 0, 0, 1], port).into()]).unwrap()
+        };
+        let (old, new) = (token(1, 1), token(2, 2));
+        let (_dir, path) = file(&format!("{}\n\n{}\n", *new.encode(), *old.encode()), 0o600);
+        let swarm = config::Swarm {
+            listen: ([10, 0, 0, 1], 1).into(),
+            token_file: path,
+            members: vec![([10, 0, 0, 1], 2).into()],
+            zone: String::new(),
+        };
+        let resolved = resolve(&swarm).unwrap();
+        assert_eq!(resolved.secrets, [new.secret.clone(), old.secret]);
+        assert_eq!(resolved.members, [([10, 0, 0, 1], 2).into()], "each once, without ourselves");
+        for text in ["", "\n \n", &format!("{0}\n{0}\n{0}\n", *new.encode())] {
+            assert!(read(&file(text, 0o600).1).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,9 @@ impl ByEvidence {
     }
 
     fn roots(&self, process: &Process, name: &RegistryName) -> Arc<RootCertStore> {
-        let own = runtime_roots(process, name, &self.identities);
+        // What a registry says opens blobs for its name, so only root may say who that is on this node. A user who brings
+        // an authority of its own sees its registry untouched.
+        let own = if process.uid == 0 { runtime_roots(process, name, &self.identities) } else { Vec::new() };
         self.stores.get_with(own.clone(), || {
             let mut store = RootCertStore::empty();
             let (_, unusable) = store.add_parsable_certificates(self.system.iter().cloned().chain(own));
@@ -58,5 +60,31 @@ impl Trust for ByEvidence {
 
     fn admits_plain(&self, caught: &Caught, _: &RegistryName) -> Result<(), Reason> {
         caller(caught).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn an_authority_that_a_user_brings_vouches_for_no_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let file = dir.path().join("own.pem");
+        std::fs::write(&file, authority.pem()).unwrap();
+        let identities = Arc::new(Identities::open(dir.path().join("identities")).unwrap());
+        let trust = ByEvidence::new(identities, dir.path().to_owned(), Vec::new());
+        let name = RegistryName::new("registry.test", 443).unwrap();
+        let mut process = Process::read(std::process::id()).unwrap();
+        process.environ.ssl_cert_file = Some(file.display().to_string());
+        for (uid, roots) in [(0, 1), (1000, 0), (65_534, 0)] {
+            process.uid = uid;
+            assert_eq!(trust.roots(&process, &name).len(), roots, "user {uid}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use fixedbitset::FixedBitSet;
 use http::Response;
 use hyper::body::Incoming;
 use iroh_base::EndpointId;
@@ -61,6 +62,8 @@ pub(super) struct Sight {
 
 pub(super) struct Shared {
     digest: Digest,
+    /// Whose blob it is: no other registry's word counts for it.
+    registry: String,
     swarm: Swarm,
     sight: watch::Sender<Sight>,
     /// Pieces that were there before, or by whom they came.
@@ -77,11 +80,13 @@ pub(super) struct Shared {
 }
 
 /// What readers want: all of it, or some pieces.
-#[derive(Default)]
 struct Wants {
     whole: bool,
-    pieces: Vec<Range<u32>>,
+    pieces: FixedBitSet,
 }
+
+/// Clients' requests that are remembered at most, to ask the registry with: the latest.
+const SUPPLIES: usize = 16;
 
 const BEFORE: u8 = 0;
 const PEER: u8 = 1;
@@ -99,15 +104,17 @@ impl Flight {
         let held = partial.pieces();
         let source = |index: u32| AtomicU8::new(if held.contains(index as usize) { BEFORE } else { PEER });
         let course = Course::begin(partial.digest(), partial.layout(), partial.bytes(), content.trace.clone());
+        let wants = Wants { whole: false, pieces: FixedBitSet::with_capacity(partial.layout().count() as usize) };
         let shared = Arc::new(Shared {
             course,
             digest: partial.digest(),
+            registry: supply.provenance.registry.clone(),
             swarm: content.swarm.clone(),
             sources: (0..partial.layout().count()).map(source).collect(),
             sight: watch::Sender::new(Sight { partial, failed: false }),
             provenance,
             supplies: Mutex::new(vec![supply]),
-            wants: Mutex::default(),
+            wants: Mutex::new(wants),
             wanted: Notify::new(),
             tallies: Mutex::default(),
             cursor: Arc::default(),
@@ -121,6 +128,11 @@ impl Flight {
         self.shared.sight.borrow().partial.layout().size()
     }
 
+    /// Whose blob it is.
+    pub(super) fn registry(&self) -> &str {
+        &self.shared.registry
+    }
+
     pub(super) fn provenance(&self) -> Vec<Provenance> {
         self.shared.provenance.clone()
     }
@@ -132,12 +144,20 @@ impl Flight {
 
     /// One more client whose request may be used to ask the registry.
     pub(super) fn supply(&self, supply: Supply) {
-        lock(&self.shared.supplies).push(supply);
+        let mut supplies = lock(&self.shared.supplies);
+        supplies.retain(|other| !other.is_same(&supply));
+        if supplies.len() >= SUPPLIES {
+            supplies.remove(0);
+        }
+        supplies.push(supply);
     }
 
     /// One more reader of `part`, to whom faults are told.
     pub(super) fn want(&self, part: &Range<u64>, tally: &Arc<Tally>) {
-        lock(&self.shared.tallies).push(Arc::downgrade(tally));
+        let mut tallies = lock(&self.shared.tallies);
+        tallies.retain(|tally| tally.strong_count() > 0);
+        tallies.push(Arc::downgrade(tally));
+        drop(tallies);
         let layout = self.shared.sight.borrow().partial.layout();
         let pieces = layout.pieces(part.clone());
         let mut wants = lock(&self.shared.wants);
@@ -146,7 +166,7 @@ impl Flight {
         if part.end == layout.size() || !self.shared.are_ours_or_missing(pieces.clone()) {
             wants.whole = true;
         } else {
-            wants.pieces.push(pieces);
+            wants.pieces.insert_range(pieces.start as usize..pieces.end as usize);
         }
         drop(wants);
         self.shared.wanted.notify_one();
@@ -223,10 +243,14 @@ impl Shared {
         Arc::new(move |index, peer| shared.course.came(index, Some(peer)))
     }
 
+    /// Whose blob it is.
+    pub(super) fn registry(&self) -> &str {
+        &self.registry
+    }
+
     /// This client's request is no longer good; another's may be.
     pub(super) fn withdraw(&self, supply: &Supply) {
-        lock(&self.supplies)
-            .retain(|other| !Arc::ptr_eq(&other.origin, &supply.origin) || other.head.headers != supply.head.headers);
+        lock(&self.supplies).retain(|other| !other.is_same(supply));
     }
 
     /// The last client's request to ask the registry with, if there is one.
@@ -242,10 +266,9 @@ impl Shared {
     /// The next run of pieces that somebody wants, nobody has and nobody is writing.
     fn next_run(&self, partial: &Partial) -> Option<Range<u32>> {
         let wants = lock(&self.wants);
-        if wants.whole {
-            return first_run(&partial.missing(0..partial.layout().count()));
-        }
-        wants.pieces.iter().find_map(|range| first_run(&partial.missing(range.clone())))
+        let mut missing = partial.missing(0..partial.layout().count());
+        missing.retain(|index| wants.whole || wants.pieces.contains(*index as usize));
+        first_run(&missing)
     }
 }
 

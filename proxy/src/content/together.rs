@@ -33,6 +33,7 @@ pub(super) async fn bring(
         }
     };
     let wish = Wish {
+        served_by: shared.registry().to_owned(),
         partial: partial.clone(),
         wanted: 0..partial.layout().count(),
         cursor: shared.cursor.clone(),

@@ -3,7 +3,7 @@
 //! A digest is authorised for a credential in a repository when upstream itself answered 2xx for it, or when a
 //! manifest that is authorised lists it without `urls` and upstream has served it under that very repository to some
 //! member. Listing alone is not enough: a registry that accepts manifests with foreign layers lets anyone list any
-//! digest. Nothing here keeps a credential, only a keyed hash of it, and only in memory.
+//! digest. What a manifest passes on ends when its own right does. Nothing here keeps a credential, only a keyed hash of it, and only in memory.
 
 use std::{
     sync::Arc,
@@ -14,7 +14,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
 use moka::{Expiry, ops::compute::Op, sync::Cache};
 
-use crate::oci::{Digest, manifest::Child};
+use crate::{
+    oci::{Digest, manifest::Child},
+    upstream::is_harmless,
+};
 
 /// How long upstream's word counts at most.
 const FRESH: Duration = Duration::from_secs(300);
@@ -41,16 +44,56 @@ impl Scope {
 }
 
 /// What upstream has shown about one digest in one scope.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Grant {
-    /// Upstream answered 2xx for this very digest.
-    shown: bool,
+    /// Upstream answered 2xx for this very digest, with this size where it is known.
+    shown: Option<(Option<u64>, Until)>,
     /// An authorised manifest lists it.
-    listed: Option<Listed>,
-    /// Until when this counts while the registry can be asked.
+    listed: Option<(Listed, Until)>,
+}
+
+/// How long something counts.
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    /// While the registry can be asked.
     fresh: Instant,
-    /// Until when it counts while the registry is away.
+    /// While the registry is away.
     kept: Instant,
+}
+
+impl Until {
+    fn is_fresh(self) -> bool {
+        self.fresh > Instant::now()
+    }
+
+    fn is_kept(self) -> bool {
+        self.kept > Instant::now()
+    }
+
+    fn later(self, other: Self) -> Self {
+        Self { fresh: self.fresh.max(other.fresh), kept: self.kept.max(other.kept) }
+    }
+}
+
+impl Grant {
+    /// How long anything of it counts.
+    fn until(&self) -> Option<Until> {
+        let shown = self.shown.as_ref().map(|(_, until)| *until);
+        let listed = self.listed.as_ref().map(|(_, until)| *until);
+        shown.into_iter().chain(listed).reduce(Until::later)
+    }
+
+    /// Whether upstream has shown a blob of `size` bytes, and until when that counts.
+    fn shown(&self, size: u64) -> Option<Until> {
+        let (shown, until) = self.shown.as_ref()?;
+        shown.is_none_or(|shown| shown == size).then_some(*until)
+    }
+
+    /// Whether a manifest lists it with `size` bytes, and until when that counts.
+    fn listed(&self, size: u64) -> Option<Until> {
+        let (listed, until) = self.listed.as_ref()?;
+        (listed.size == size).then_some(*until)
+    }
 }
 
 /// What the listing manifest says of a digest.
@@ -90,15 +133,16 @@ impl Access {
         }
     }
 
-    /// The scope of a request, and when its credential expires, if it says so itself.
+    /// The scope of a request, and when its credential expires, if it says so itself. Any header that may be a credential
+    /// counts as one: clients can be told to send a registry's key in a header of its own.
     pub fn scope(&self, registry: &str, repository: &str, headers: &HeaderMap) -> (Scope, Option<SystemTime>) {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        let mut anonymous = true;
-        for name in [header::AUTHORIZATION, header::COOKIE] {
-            for value in headers.get_all(&name) {
-                anonymous = false;
-                hasher.update(&u64::try_from(value.len()).unwrap_or(u64::MAX).to_le_bytes());
-                hasher.update(name.as_str().as_bytes()).update(value.as_bytes());
+        let mut told: Vec<_> = headers.iter().filter(|(name, _)| !is_harmless(name)).collect();
+        // Values of one name keep their order.
+        told.sort_by_key(|(name, _)| name.as_str());
+        for (name, value) in &told {
+            for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes()).update(part);
             }
         }
         let mut credential = [0; 16];
@@ -106,60 +150,90 @@ impl Access {
         let scope = Scope {
             registry: registry.into(),
             repository: repository.into(),
-            credential: (!anonymous).then_some(credential),
+            credential: (!told.is_empty()).then_some(credential),
         };
         (scope, headers.get(header::AUTHORIZATION).and_then(|value| expiry(value.as_bytes())))
     }
 
-    /// Upstream answered 2xx for `digest`.
-    pub fn show(&self, scope: &Scope, expires: Option<SystemTime>, digest: Digest) {
-        self.put(scope, expires, digest, |grant| grant.shown = true);
+    /// Upstream answered 2xx for `digest`, which is `size` bytes long.
+    pub fn show(&self, scope: &Scope, expires: Option<SystemTime>, digest: Digest, size: u64) {
+        self.put_shown(scope, digest, (Some(size), self.until(expires)));
     }
 
-    /// An authorised, verified manifest lists `children`; those with `urls` count for nothing.
-    pub fn list(&self, scope: &Scope, expires: Option<SystemTime>, children: &[Child]) {
+    /// Upstream once gave `digest` to somebody without any credential: that counts while it is away, and not a moment more.
+    pub fn was_open(&self, scope: &Scope, digest: Digest) {
+        let now = Instant::now();
+        self.put_shown(scope, digest, (None, Until { fresh: now, kept: now + self.grace }));
+    }
+
+    /// Upstream's own answer says that `digest` is this manifest.
+    pub fn list(&self, scope: &Scope, expires: Option<SystemTime>, manifest: &Child) {
+        self.put_listed(scope, manifest, self.until(expires));
+    }
+
+    /// The verified manifest `parent` lists `children`; those with `urls` count for nothing, the others for as long as it
+    /// does itself.
+    pub fn pass_on(&self, scope: &Scope, parent: Digest, children: &[Child]) {
+        let Some(until) = self.grants.get(&(scope.clone(), parent)).and_then(|grant| grant.until()) else { return };
         for child in children.iter().filter(|child| !child.foreign) {
-            let listed = Listed { size: child.size, media_type: child.media_type.as_str().into() };
-            self.put(scope, expires, child.digest, |grant| grant.listed = Some(listed));
+            self.put_listed(scope, child, until);
         }
     }
 
-    /// What is known now, while upstream can be asked.
-    pub fn standing(&self, scope: &Scope, digest: Digest) -> (Standing, Option<Listed>) {
-        match self.grants.get(&(scope.clone(), digest)) {
-            Some(grant) => {
-                let standing = match &grant {
-                    grant if grant.fresh <= Instant::now() => Standing::Unknown,
-                    Grant { shown: true, .. } => Standing::Shown,
-                    Grant { listed: Some(_), .. } => Standing::Listed,
-                    Grant { .. } => Standing::Unknown,
-                };
-                (standing, grant.listed)
-            }
-            None => (Standing::Unknown, None),
+    /// What is known now of a digest of `size` bytes, while upstream can be asked.
+    pub fn standing(&self, scope: &Scope, digest: Digest, size: u64) -> Standing {
+        let Some(grant) = self.grants.get(&(scope.clone(), digest)) else { return Standing::Unknown };
+        if grant.shown(size).is_some_and(Until::is_fresh) {
+            Standing::Shown
+        } else if grant.listed(size).is_some_and(Until::is_fresh) {
+            Standing::Listed
+        } else {
+            Standing::Unknown
         }
+    }
+
+    /// What an authorised manifest said of `digest`. It decides nothing about who may have it.
+    pub fn listed(&self, scope: &Scope, digest: Digest) -> Option<Listed> {
+        Some(self.grants.get(&(scope.clone(), digest))?.listed?.0)
     }
 
     /// Whether `digest` may be served while the registry is away: what was shown without a credential, or to this
     /// one within the grace. `proven` says whether upstream has served it under this repository to some member.
-    pub fn while_away(&self, scope: &Scope, digest: Digest, proven: impl Fn() -> bool) -> bool {
+    pub fn while_away(&self, scope: &Scope, digest: Digest, size: u64, proven: impl Fn() -> bool) -> bool {
         let anonymous = Scope { credential: None, ..scope.clone() };
         [scope, &anonymous].into_iter().any(|scope| match self.grants.get(&(scope.clone(), digest)) {
-            Some(grant) => grant.shown || (grant.listed.is_some() && proven()),
+            Some(grant) => {
+                grant.shown(size).is_some_and(Until::is_kept)
+                    || (grant.listed(size).is_some_and(Until::is_kept) && proven())
+            }
             None => false,
         })
     }
 
-    fn put(&self, scope: &Scope, expires: Option<SystemTime>, digest: Digest, change: impl FnOnce(&mut Grant)) {
+    fn until(&self, expires: Option<SystemTime>) -> Until {
         let now = Instant::now();
         let life = expires.map_or(FRESH, |at| at.duration_since(SystemTime::now()).unwrap_or_default().min(FRESH));
-        let (fresh, kept) = (now + life, now + self.grace.max(life));
+        Until { fresh: now + life, kept: now + self.grace.max(life) }
+    }
+
+    fn put_shown(&self, scope: &Scope, digest: Digest, (size, until): (Option<u64>, Until)) {
+        self.put(scope, digest, |grant| match &grant.shown {
+            Some((_, before)) if before.fresh > until.fresh => {}
+            _ => grant.shown = Some((size, until)),
+        });
+    }
+
+    fn put_listed(&self, scope: &Scope, child: &Child, until: Until) {
+        let listed = Listed { size: child.size, media_type: child.media_type.as_str().into() };
+        self.put(scope, child.digest, |grant| match &grant.listed {
+            Some((_, before)) if before.fresh > until.fresh => {}
+            _ => grant.listed = Some((listed, until)),
+        });
+    }
+
+    fn put(&self, scope: &Scope, digest: Digest, change: impl FnOnce(&mut Grant)) {
         self.grants.entry((scope.clone(), digest)).and_compute_with(|old| {
-            let mut grant = match old.map(|entry| entry.into_value()) {
-                // What was said earlier and is stale must be said again.
-                Some(grant) if grant.fresh > now => Grant { fresh, kept, ..grant },
-                _ => Grant { shown: false, listed: None, fresh, kept },
-            };
+            let mut grant = old.map(|entry| entry.into_value()).unwrap_or_default();
             change(&mut grant);
             Op::Put(grant)
         });
@@ -172,17 +246,20 @@ fn expiry(authorization: &[u8]) -> Option<SystemTime> {
     if authorization.len() > LONGEST_TOKEN {
         return None;
     }
-    let token = std::str::from_utf8(authorization).ok()?.strip_prefix("Bearer ")?;
+    let (scheme, token) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.get("exp")?.as_u64()?))
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?)
 }
 
 struct UntilKept;
 
 impl Expiry<(Scope, Digest), Grant> for UntilKept {
     fn expire_after_create(&self, _: &(Scope, Digest), grant: &Grant, now: Instant) -> Option<Duration> {
-        Some(grant.kept.saturating_duration_since(now))
+        Some(grant.until()?.kept.saturating_duration_since(now))
     }
 
     fn expire_after_update(
@@ -192,81 +269,9 @@ impl Expiry<(Scope, Digest), Grant> for UntilKept {
         now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(grant.kept.saturating_duration_since(now))
+        Some(grant.until()?.kept.saturating_duration_since(now))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-    use crate::oci::manifest::Kind;
-
-    fn headers(authorization: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(authorization).unwrap());
-        headers
-    }
-
-    fn child(digest: Digest, foreign: bool) -> Child {
-        Child { digest, size: 5, kind: Kind::Layer, foreign, media_type: "layer".into() }
-    }
-
-    fn bearer(exp: u64) -> String {
-        format!("Bearer e30.{}.sig", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{exp}}}")))
-    }
-
-    #[test]
-    fn what_is_shown_to_one_credential_is_shown_to_no_other() {
-        let (access, digest) = (Access::new(Duration::ZERO), Digest::of(b"x"));
-        let (mine, _) = access.scope("r", "a", &headers("Basic me"));
-        access.show(&mine, None, digest);
-        assert_eq!(access.standing(&mine, digest).0, Standing::Shown);
-        for (repository, headers) in [("a", headers("Basic you")), ("a", HeaderMap::new()), ("b", headers("Basic me"))]
-        {
-            let (other, _) = access.scope("r", repository, &headers);
-            assert_eq!(access.standing(&other, digest).0, Standing::Unknown);
-            assert!(!access.while_away(&other, digest, || true));
-        }
-    }
-
-    #[test]
-    fn a_foreign_layer_grants_nothing() {
-        let access = Access::new(Duration::ZERO);
-        let (scope, _) = access.scope("r", "a", &HeaderMap::new());
-        let (own, foreign) = (Digest::of(b"own"), Digest::of(b"foreign"));
-        access.list(&scope, None, &[child(own, false), child(foreign, true)]);
-        assert_eq!(access.standing(&scope, own).0, Standing::Listed);
-        assert_eq!(access.standing(&scope, foreign), (Standing::Unknown, None));
-    }
-
-    #[test]
-    fn a_listed_digest_needs_provenance_while_the_registry_is_away() {
-        let access = Access::new(Duration::from_secs(60));
-        let (scope, _) = access.scope("r", "a", &HeaderMap::new());
-        let digest = Digest::of(b"x");
-        access.list(&scope, None, &[child(digest, false)]);
-        assert!(access.while_away(&scope, digest, || true));
-        assert!(!access.while_away(&scope, digest, || false));
-    }
-
-    #[test]
-    fn an_expired_token_grants_nothing() {
-        let access = Access::new(Duration::ZERO);
-        let digest = Digest::of(b"x");
-        let (scope, expires) = access.scope("r", "a", &headers(&bearer(1)));
-        assert_eq!(expires, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1)));
-        access.show(&scope, expires, digest);
-        assert_eq!(access.standing(&scope, digest).0, Standing::Unknown);
-    }
-
-    #[test]
-    fn a_token_that_is_no_jwt_says_nothing_of_its_end() {
-        for text in ["Bearer x", "Bearer a.b.c", "Basic abc", "Bearer a.e30.c", &bearer(1).replace("Bearer", "bearer")]
-        {
-            assert_eq!(expiry(text.as_bytes()), None, "{text}");
-        }
-        assert!(expiry(bearer(u64::MAX).as_bytes()).is_none());
-    }
-}
+mod tests;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 
-use super::{Outcome, Pull, Question, Right, describe, relayed, value};
+use super::{Outcome, Pull, Question, Right, describe, length, relayed, value};
 use crate::{
-    content::{Found, Opened},
+    content::{Found, Opened, Refusal},
     fault::{Fault, Side, What},
     oci::{
         Digest,
@@ -32,18 +32,19 @@ impl Pull {
         if question.is_head() {
             return self.blob_head(question, digest, outcome).await;
         }
-        let listed = self.access.standing(&question.scope, digest).1.map(|listed| listed.size);
+        let listed = self.access.listed(&question.scope, digest).map(|listed| listed.size);
         let wanted = listed.and_then(|size| Some((size, part(asked, size)?)));
-        let (mut found, mut turn) = (self.content.here(digest, wanted.clone()).await, None);
+        let registry = question.registry();
+        let (mut found, mut turn) = (self.content.here(digest, registry, wanted.clone()).await, None);
         if found.is_none() {
             turn = Some(self.content.turn(digest).await);
             // Whoever had the turn before us may have brought it.
-            found = self.content.find(digest, wanted.clone()).await;
+            found = self.content.find(digest, registry, wanted.clone()).await;
         }
         if found.is_none()
             && let Some((size, part)) = wanted
             && part.end == size
-            && let Some(nowhere) = self.content.together(digest, size)
+            && let Some(nowhere) = self.content.together(digest, registry, size)
             && let Right::Granted = self.right(&question, digest, &nowhere).await
         {
             found = Some(nowhere);
@@ -92,10 +93,10 @@ impl Pull {
         asked: Asked,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
-        let listed = self.access.standing(&question.scope, digest).1.map(|listed| listed.size);
+        let listed = self.access.listed(&question.scope, digest).map(|listed| listed.size);
         let span = match listed {
             Some(size) => match part(asked, size) {
-                Some(part) => self.content.span(digest, size, part).await,
+                Some(part) => self.content.span(digest, question.registry(), size, part).await,
                 None => return self.pass(&question, outcome).await,
             },
             None if asked == Asked::Whole => None,
@@ -106,8 +107,8 @@ impl Pull {
         if !answer.status().is_success() {
             return Ok(relayed(answer, outcome));
         }
-        self.access.show(&question.scope, question.expires, digest);
         let Some(size) = whole_size(&answer, span.as_ref()) else { return Ok(relayed(answer, outcome)) };
+        self.access.show(&question.scope, question.expires, digest, size);
         if listed.is_some_and(|listed| listed != size) {
             outcome.fault(&Fault::new(Side::Registry, What::Length));
             return self.pass_or(&question, answer, asked, outcome).await;
@@ -116,9 +117,18 @@ impl Pull {
         match self.content.begin(digest, size, question.supply(), answer, part.clone(), outcome.tally()).await {
             Ok(opened) => Ok(reply(digest, size, asked, part, opened)),
             Err(refused) => {
-                let (fault, answer) = *refused;
-                outcome.fault(&fault);
-                self.pass_or(&question, answer, asked, outcome).await
+                let (why, answer) = *refused;
+                if let Refusal::Fault(fault) = &why {
+                    outcome.fault(fault);
+                }
+                let answer = self.pass_or(&question, answer, asked, outcome).await?;
+                Ok(match why {
+                    // It may be had from near when this registry has proven that it has it.
+                    Refusal::Unproven if answer.status() == StatusCode::OK => {
+                        answer.map(|body| self.content.proving(digest, question.provenance(), body))
+                    }
+                    _ => answer,
+                })
             }
         }
     }
@@ -145,14 +155,14 @@ impl Pull {
         let away = match self.upstream.ask(&question.client.origin, &question.head).await {
             Ok(answer) if answer.status().is_server_error() => super::Away::Answer(Box::new(answer)),
             Ok(answer) => {
-                if answer.status().is_success() {
-                    self.access.show(&question.scope, question.expires, digest);
+                if let (StatusCode::OK, Some(size)) = (answer.status(), length(&answer)) {
+                    self.access.show(&question.scope, question.expires, digest, size);
                 }
                 return Ok(relayed(answer, outcome));
             }
             Err(fault) => super::Away::Fault(fault),
         };
-        match self.content.find(digest, None).await {
+        match self.content.find(digest, question.registry(), None).await {
             Some(found) if self.right_while_away(&question, digest, &found) => {
                 outcome.fault(&away.fault());
                 let mut response = Response::new(nothing());

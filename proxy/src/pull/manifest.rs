@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
-use super::{Away, Outcome, Pull, Question, Right, blob::nothing, describe, relayed, tags};
+use super::{Away, Outcome, Pull, Question, Right, blob::nothing, describe, length, relayed, tags};
 use crate::{
     content::{Found, Tally},
     fault::{Fault, Side, What},
@@ -80,7 +80,7 @@ impl Pull {
         outcome.meant(meaning.digest);
         if meaning.anonymous {
             // Upstream gave it to somebody without any credential, so it gives it to everybody.
-            self.access.show(&question.scope, None, meaning.digest);
+            self.access.was_open(&question.scope, meaning.digest);
         }
         let mut response = self.manifest_while_away(&question, meaning.digest, away, outcome).await?;
         if response.status() == StatusCode::OK {
@@ -117,21 +117,20 @@ impl Pull {
             // Its digest is not that of its bytes.
             return None;
         }
-        self.access.show(&question.scope, question.expires, digest);
-        if let Some(size) = text(header::CONTENT_LENGTH).and_then(|size| size.parse().ok()) {
-            let shown = Child { digest, size, kind: Kind::Manifest, foreign: false, media_type };
-            self.access.list(&question.scope, question.expires, &[shown]);
-        }
+        let size = length(answer)?;
+        self.access.show(&question.scope, question.expires, digest, size);
+        let shown = Child { digest, size, kind: Kind::Manifest, foreign: false, media_type };
+        self.access.list(&question.scope, question.expires, &shown);
         Some(digest)
     }
 
     /// The manifest near, or to be brought here with others once its size is known.
     async fn manifest_found(&self, question: &Question, digest: Digest) -> Option<Found> {
-        if let Some(found) = self.content.find(digest, None).await {
+        if let Some(found) = self.content.find(digest, question.registry(), None).await {
             return Some(found);
         }
-        let size = self.access.standing(&question.scope, digest).1?.size;
-        self.spares_gets.then(|| self.content.together(digest, size)).flatten()
+        let size = self.access.listed(&question.scope, digest)?.size;
+        self.spares_gets.then(|| self.content.together(digest, question.registry(), size)).flatten()
     }
 
     /// The manifest from the store or a member; `None` when that fails after all.
@@ -142,7 +141,7 @@ impl Pull {
         found: Found,
         outcome: &mut Outcome,
     ) -> Option<Response<Body>> {
-        let listed = self.access.standing(&question.scope, digest).1;
+        let listed = self.access.listed(&question.scope, digest);
         let known = found.media_type.clone().or_else(|| listed.map(|listed| listed.media_type.to_string()));
         let tally = outcome.tally();
         let body = match self.content.bytes(digest, found, question.supply(), tally).await {
@@ -153,7 +152,7 @@ impl Pull {
             }
         };
         let manifest = Manifest::parse(known.as_deref(), &body).ok()?;
-        self.access.list(&question.scope, question.expires, &manifest.children);
+        self.access.pass_on(&question.scope, digest, &manifest.children);
         let length = body.len() as u64;
         let body = if question.is_head() { nothing() } else { whole(body) };
         let mut response = Response::new(body);
@@ -168,7 +167,7 @@ impl Pull {
         away: Away,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Fault> {
-        let Some(found) = self.content.find(digest, None).await else { return away.show(outcome) };
+        let Some(found) = self.content.find(digest, question.registry(), None).await else { return away.show(outcome) };
         if !self.right_while_away(question, digest, &found) {
             return away.show(outcome);
         }
@@ -198,9 +197,7 @@ impl Pull {
         let media_type =
             answer.headers().get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
         if question.is_head() {
-            if let Some(digest) = said {
-                self.access.show(&question.scope, question.expires, digest);
-                self.shown_by_head(question, &answer);
+            if let Some(digest) = self.shown_by_head(question, &answer).filter(|shown| Some(*shown) == said) {
                 // containerd asks a tag by HEAD and its manifest by digest.
                 self.remember(question, tag, digest, media_type, outcome);
             }
@@ -225,8 +222,8 @@ impl Pull {
         if said.is_some_and(|said| said != digest) {
             return Err(Fault::new(Side::Registry, What::Corrupt));
         }
-        self.access.show(&question.scope, question.expires, digest);
-        self.access.list(&question.scope, question.expires, &manifest.children);
+        self.access.show(&question.scope, question.expires, digest, body.len() as u64);
+        self.access.pass_on(&question.scope, digest, &manifest.children);
         let media_type = media_type.unwrap_or(manifest.media_type);
         if let Err(fault) = self.content.keep(digest, body, &media_type, question.provenance()).await {
             outcome.fault(&fault);

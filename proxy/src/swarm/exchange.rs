@@ -4,6 +4,7 @@
 //! and we throw the blob away. Asking others is `get`'s job.
 
 pub(super) mod get;
+mod places;
 mod reader;
 
 use std::{
@@ -21,7 +22,10 @@ use iroh::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use self::reader::{ReadError, Reader};
+use self::{
+    places::Places,
+    reader::{ReadError, Reader},
+};
 use super::{
     frame::{self, Answer, FrameError, Hello, MAX_MEMBERS, Pieces, Request, code},
     herald::Herald,
@@ -38,6 +42,8 @@ use crate::{
 const SLOTS: usize = 16;
 /// Connections from members at a time.
 const CONNECTIONS: usize = 1024;
+/// Connections from one member at a time: it makes one, and another when that broke.
+const OF_ONE_MEMBER: usize = 8;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
@@ -59,6 +65,8 @@ pub(crate) struct Exchange {
     pub(crate) leases: Arc<()>,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
+    /// Connections of each member.
+    places: Places,
     sent: AtomicU64,
 }
 
@@ -67,7 +75,8 @@ impl Exchange {
         let slots = Semaphore::new(SLOTS);
         let (sessions, tracker) = (Sessions::default(), Mutex::default());
         let leases = Arc::default();
-        Self { store, members, herald, boot, sessions, leases, tracker, slots, sent: AtomicU64::new(0) }
+        let (places, sent) = (Places::default(), AtomicU64::new(0));
+        Self { store, members, herald, boot, sessions, leases, tracker, slots, places, sent }
     }
 
     /// The books, for when we are asked by ourselves.
@@ -107,6 +116,9 @@ impl Exchange {
         let Ok(accepting) = incoming.accept() else { return };
         let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, accepting).await else { return };
         let Some(from) = self.members.addr_of(&connection.remote_id()) else { return };
+        let Some(_place) = self.places.take(from, OF_ONE_MEMBER) else {
+            return connection.close(code::TOO_MANY.into(), b"too many connections");
+        };
         let mut streams = JoinSet::new();
         loop {
             tokio::select! {

@@ -298,6 +298,7 @@ impl Fetch<'_> {
             registry,
             zone: self.exchange.members.zone().to_owned(),
             neighbours: self.neighbours.len() as u16,
+            served_by: self.wish.served_by.clone(),
             owner: self.crowd.owner,
         }
     }

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     oci::digest::Digest,
     store::{
-        Provenance,
+        MAX_NAME, Provenance,
         piece::{Layout, Statement},
     },
 };
 
 /// The protocol and its version.
-pub(crate) const ALPN: &[u8] = b"waylay/swarm/1";
+pub(crate) const ALPN: &[u8] = b"waylay/swarm/2";
 /// The longest frame, in bytes, without the four of its length.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
 /// The most members that one message may name.
@@ -48,6 +48,8 @@ pub(crate) mod code {
     pub(crate) const TOO_SLOW: u32 = 3;
     /// Closing a connection that nobody uses.
     pub(crate) const IDLE: u32 = 4;
+    /// The other side has more connections than one member needs.
+    pub(crate) const TOO_MANY: u32 = 5;
     /// The other side is not a member.
     pub(crate) const STRANGER: u32 = 403;
 }
@@ -112,6 +114,9 @@ pub(crate) struct Join {
     pub(crate) zone: String,
     /// How many neighbours it has in this crowd.
     pub(crate) neighbours: u16,
+    /// By which registry's word it may have the blob. A crowd is of one registry: what that has never served is not given
+    /// to those who have only its word.
+    pub(crate) served_by: String,
     /// The boot epoch of the owner that answered it last, 0 for none: another one than ours means that there was a crowd
     /// before we knew of it.
     pub(crate) owner: u64,
@@ -239,7 +244,8 @@ impl Bounded for Request {
             Self::Query(_) | Self::Piece { .. } | Self::Watch(_) => true,
             Self::Join(join) => {
                 let fits = |pieces: &Pieces| pieces.size == join.size && pieces.to_set().is_some();
-                join.zone.len() <= MAX_ZONE && fits(&join.held) && fits(&join.fetching) && fits(&join.unseen)
+                let named = join.zone.len() <= MAX_ZONE && join.served_by.len() <= MAX_NAME;
+                named && fits(&join.held) && fits(&join.fetching) && fits(&join.unseen)
             }
         }
     }

@@ -58,6 +58,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Member {
+    /// As it was seen last.
     id: EndpointId,
     /// Given by the operator: never forgotten.
     fixed: bool,
@@ -149,10 +150,19 @@ impl Members {
         self.read().by_id.get(id).copied()
     }
 
-    /// How to dial a member; `None` when it is not one.
-    pub(crate) fn dial(&self, addr: SocketAddr) -> Option<EndpointAddr> {
-        let id = self.read().members.get(&canonical(addr))?.id;
-        Some(EndpointAddr::from_parts(id, [TransportAddr::Ip(addr)]))
+    /// How to dial a member; nothing when it is not one. While the secret is rotated it may be either of two: as it was seen
+    /// last comes first.
+    pub(crate) fn dial(&self, addr: SocketAddr) -> Vec<EndpointAddr> {
+        let Some(last) = self.read().members.get(&canonical(addr)).map(|member| member.id) else { return Vec::new() };
+        let others = self.ids(canonical(addr)).filter(|id| *id != last);
+        std::iter::once(last).chain(others).map(|id| EndpointAddr::from_parts(id, [TransportAddr::Ip(addr)])).collect()
+    }
+
+    /// The member was seen with this identity, which is one of its own.
+    fn is_as(&self, addr: SocketAddr, id: EndpointId) {
+        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
+            member.id = id;
+        }
     }
 
     /// All other members.
@@ -238,7 +248,8 @@ impl Members {
 
     /// Whether an identity that comes from `from` belongs to us; one that fits its address joins by that.
     fn admit(&self, id: EndpointId, from: Option<SocketAddr>) -> bool {
-        if self.addr_of(&id).is_some() {
+        if let Some(addr) = self.addr_of(&id) {
+            self.is_as(addr, id);
             return true;
         }
         let Some(from) = from else { return false };
@@ -376,7 +387,10 @@ mod tests {
         let secrets = vec![ClusterSecret::new([1; 32], 1), ClusterSecret::new([2; 32], 0)];
         let members = Members::new(addr(1), "", secrets.clone(), &[addr(2)]);
         for secret in &secrets {
-            assert!(members.admit(secret.node_key(addr(2)).public(), None));
+            let id = secret.node_key(addr(2)).public();
+            assert!(members.admit(id, None));
+            let dialled: Vec<_> = members.dial(addr(2)).into_iter().map(|to| to.id).collect();
+            assert!(dialled.len() == 2 && dialled[0] == id, "as it was seen last, then as the other");
         }
         assert_eq!(members.others().len(), 1);
     }

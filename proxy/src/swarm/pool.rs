@@ -76,13 +76,24 @@ impl Pool {
         if !self.members.is_awake(peer) {
             return Err(AskError::Unreachable);
         }
-        let to = self.members.dial(peer).ok_or(AskError::Unreachable)?;
-        match tokio::time::timeout(CONNECT_DEADLINE, self.endpoint.connect(to, ALPN)).await {
+        let connecting = async {
+            let mut failed = None;
+            for to in self.members.dial(peer) {
+                match self.endpoint.connect(to, ALPN).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            Err(failed)
+        };
+        match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
             Ok(Ok(connection)) => {
                 *held = Some(connection.clone());
                 Ok(connection)
             }
-            Ok(Err(error)) => {
+            // Not a member.
+            Ok(Err(None)) => Err(AskError::Unreachable),
+            Ok(Err(Some(error))) => {
                 tracing::debug!(%peer, %error, "cannot connect to a peer");
                 self.members.missed(peer);
                 Err(AskError::Unreachable)

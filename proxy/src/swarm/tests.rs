@@ -33,10 +33,14 @@ impl Node {
     }
 
     async fn with(members: &[SocketAddr], secret_: u8, quota: u64) -> Self {
+        Self::holding(members, vec![secret(secret_)], quota).await
+    }
+
+    async fn holding(members: &[SocketAddr], secrets: Vec<ClusterSecret>, quota: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let config = store::Config { dir: dir.path().to_owned(), quota, low_disk: 0 };
         let store = Store::open(config).unwrap();
-        let swarm = Swarm::start(config_at(loopback(), members, secret_), store.clone()).await.unwrap();
+        let swarm = Swarm::start(Config { secrets, ..config_at(loopback(), members, 0) }, store.clone()).await.unwrap();
         Self { swarm, store, dir }
     }
 
@@ -92,7 +96,14 @@ impl Node {
 /// All of it, without a registry.
 fn wish(partial: &Arc<Partial>) -> Wish {
     let registry = Arc::new(|_, _, _| -> BoxFuture<'static, _> { Box::pin(async { Err(Declined::Never) }) });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry, given: Arc::new(|_, _| {}) }
+    Wish {
+        served_by: "docker.io".into(),
+        partial: partial.clone(),
+        wanted: 0..u32::MAX,
+        cursor: Arc::default(),
+        registry,
+        given: Arc::new(|_, _| {}),
+    }
 }
 
 fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
@@ -179,9 +190,33 @@ async fn strangers_are_turned_away_before_they_can_ask() {
     let at = endpoint::settle(loopback()).unwrap();
     let open = Members::new(at, "", vec![secret(1)], &[a.addr()]);
     let endpoint = endpoint::bind(at, key, &open).await.unwrap();
-    let connection = endpoint.connect(open.dial(a.addr()).unwrap(), frame::ALPN).await.unwrap();
+    let connection = endpoint.connect(open.dial(a.addr()).remove(0), frame::ALPN).await.unwrap();
     let closed = connection.closed().await.to_string();
     assert!(closed.contains("403") || closed.contains("not a member"), "{closed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_secret_is_rotated_everybody_gets_everything_from_everybody() {
+    // Each step of a rotation, beside a node of the step before: one secret, both, the new one first, the new one alone.
+    let steps: [&[u8]; 4] = [&[1], &[1, 2], &[2, 1], &[2]];
+    for (number, pair) in steps.windows(2).enumerate() {
+        let secrets = |step: &[u8]| step.iter().map(|n| secret(*n)).collect::<Vec<_>>();
+        let before = Node::holding(&[], secrets(pair[0]), 64 * MIB).await;
+        let after = Node::holding(&[before.addr()], secrets(pair[1]), 64 * MIB).await;
+        for (from, to, seed) in [(&before, &after, 1), (&after, &before, 2)] {
+            let bytes = content(seed + number as u64, MIB + 5);
+            let digest = from.put(&bytes).await;
+            let found = to.locate(digest).await;
+            assert_eq!(found.providers, [from.provider()], "step {number}");
+            let (_, fetched) = to.fetch(&found, digest).await;
+            assert!(fetched.missing.is_empty() && fetched.faults.is_empty(), "step {number}: {fetched:?}");
+        }
+    }
+    // Whoever has not come along is a stranger.
+    let (first, last) = (Node::with(&[], 1, 64 * MIB).await, Node::with(&[], 2, 64 * MIB).await);
+    let digest = first.put(&content(9, MIB)).await;
+    let (_, fetched) = last.fetch(&located(MIB, &[first.provider()]), digest).await;
+    assert_eq!(fetched.missing.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -423,7 +458,14 @@ fn registry(node: &Node, bytes: &Arc<Vec<u8>>, partial: &Arc<Partial>, given: &A
             Ok(())
         })
     });
-    Wish { partial: partial.clone(), wanted: 0..u32::MAX, cursor: Arc::default(), registry, given: Arc::new(|_, _| {}) }
+    Wish {
+        served_by: "docker.io".into(),
+        partial: partial.clone(),
+        wanted: 0..u32::MAX,
+        cursor: Arc::default(),
+        registry,
+        given: Arc::new(|_, _| {}),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,10 @@ pub(crate) const TTL: Duration = Duration::from_secs(30 * 60);
 const MAX_HOLDERS: usize = 256;
 /// The most announcements remembered, of all blobs.
 const MAX_FACTS: usize = 1 << 20;
+/// The most announcements remembered of one member: it cannot push those of all others out.
+const MAX_OF_ONE: usize = MAX_FACTS / 8;
+/// What provenance of all blobs may take in memory, in bytes.
+const MAX_PROVENANCE: usize = 64 << 20;
 
 /// With fewer neighbours than this, some that have the whole are named too.
 const FEW: usize = 4;
@@ -37,7 +41,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Tracker {
     blobs: HashMap<Digest, Known>,
     facts: usize,
-    crowds: HashMap<Digest, Crowd>,
+    /// Announcements of each member that are remembered.
+    by_member: HashMap<SocketAddr, usize>,
+    /// What all provenance takes, in bytes.
+    told: usize,
+    /// By blob and the registry by whose word it is brought.
+    crowds: HashMap<(Digest, String), Crowd>,
     /// What the crowds took when they were last looked through, and when that was.
     crowded: usize,
     swept: Option<Instant>,
@@ -66,19 +75,30 @@ impl Tracker {
             self.expire(now);
         }
         for holding in announce.held {
-            let known = self.blobs.entry(holding.blob).or_default();
-            let new = !known.holders.contains_key(&from);
-            if new && (known.holders.len() >= MAX_HOLDERS || self.facts >= MAX_FACTS) {
-                continue;
+            let room = self.facts < MAX_FACTS && self.by_member.get(&from).is_none_or(|facts| *facts < MAX_OF_ONE);
+            let new = match self.blobs.get(&holding.blob) {
+                Some(known) if known.holders.contains_key(&from) => false,
+                Some(known) if known.holders.len() < MAX_HOLDERS && room => true,
+                None if room => true,
+                _ => continue,
+            };
+            if new {
+                self.facts += 1;
+                *self.by_member.entry(from).or_default() += 1;
             }
-            self.facts += usize::from(new);
+            let known = self.blobs.entry(holding.blob).or_default();
             let holder = Holder { size: holding.size, complete: holding.complete, until: now + TTL };
             known.holders.insert(from, holder);
             for provenance in holding.provenance {
-                if !known.provenance.contains(&provenance) {
-                    if known.provenance.len() >= MAX_TOLD {
-                        known.provenance.remove(0);
-                    }
+                if known.provenance.contains(&provenance) {
+                    continue;
+                }
+                if known.provenance.len() >= MAX_TOLD {
+                    self.told -= weight(&known.provenance.remove(0));
+                }
+                // Without it the registry is asked once more, no worse.
+                if self.told < MAX_PROVENANCE {
+                    self.told += weight(&provenance);
                     known.provenance.push(provenance);
                 }
             }
@@ -113,13 +133,15 @@ impl Tracker {
             return None;
         }
         let followed = join.owner != 0 && join.owner != epoch;
-        let crowd = self.crowds.entry(join.blob).or_insert_with(|| Crowd::new(layout, rand::random(), followed, now));
+        let key = (join.blob, join.served_by.clone());
+        let crowd = self.crowds.entry(key).or_insert_with(|| Crowd::new(layout, rand::random(), followed, now));
         let before = crowd.weight();
         let mut joined = crowd.join(from, join, epoch, now)?;
         self.crowded = (self.crowded + crowd.weight()).saturating_sub(before);
         if usize::from(join.neighbours) + joined.neighbours.len() < FEW
             && let Some(record) = self.find(&join.blob, from, now)
             && record.size == join.size
+            && record.provenance.iter().any(|one| one.registry == join.served_by)
         {
             let known = |addr: &SocketAddr| joined.neighbours.contains(addr);
             let whole = record.providers.into_iter().filter(|(addr, complete)| *complete && !known(addr));
@@ -141,15 +163,31 @@ impl Tracker {
             !known.holders.is_empty()
         });
         self.facts = self.blobs.values().map(|known| known.holders.len()).sum();
+        self.told = self.blobs.values().flat_map(|known| &known.provenance).map(weight).sum();
+        self.by_member.clear();
+        for from in self.blobs.values().flat_map(|known| known.holders.keys()) {
+            *self.by_member.entry(*from).or_default() += 1;
+        }
     }
 
     fn remove(&mut self, blob: &Digest, from: SocketAddr) {
         let Some(known) = self.blobs.get_mut(blob) else { return };
-        self.facts -= usize::from(known.holders.remove(&from).is_some());
+        if known.holders.remove(&from).is_some() {
+            self.facts -= 1;
+            if let Some(facts) = self.by_member.get_mut(&from) {
+                *facts -= 1;
+            }
+        }
         if known.holders.is_empty() {
+            self.told -= known.provenance.iter().map(weight).sum::<usize>();
             self.blobs.remove(blob);
         }
     }
+}
+
+/// What a pair of names takes in memory, in bytes.
+fn weight(provenance: &Provenance) -> usize {
+    size_of::<Provenance>() + provenance.registry.len() + provenance.repository.len()
 }
 
 /// The size that most holders name; one that lies does not decide.
@@ -212,6 +250,60 @@ mod tests {
     }
 
     #[test]
+    fn no_member_takes_the_room_of_the_others() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let long = "x".repeat(255);
+        let holding = |n: u64| {
+            let provenance =
+                (0..MAX_TOLD).map(|told| Provenance { registry: long.clone(), repository: format!("{told}/{long}") });
+            Holding { blob: Digest::of(&n.to_le_bytes()), size: 7, complete: true, provenance: provenance.collect() }
+        };
+        for n in 0..MAX_OF_ONE as u64 + 1000 {
+            tracker.note(addr(1), Announce { held: vec![holding(n)], gone: vec![] }, now);
+        }
+        assert_eq!((tracker.facts(), tracker.blobs.len()), (MAX_OF_ONE, MAX_OF_ONE), "nothing is kept of the others");
+        let told: usize = tracker.blobs.values().flat_map(|known| &known.provenance).map(weight).sum();
+        assert_eq!(told, tracker.told);
+        assert!(told < MAX_PROVENANCE + 1024, "{told}");
+        let last = Digest::of(&u64::MAX.to_le_bytes());
+        tracker.note(addr(2), Announce { held: vec![holding(u64::MAX)], gone: vec![Digest::of(b"y")] }, now);
+        assert!(tracker.find(&last, addr(3), now).is_some());
+        let all = (0..MAX_OF_ONE as u64).map(|n| Digest::of(&n.to_le_bytes())).collect();
+        tracker.note(addr(1), Announce { held: vec![], gone: all }, now);
+        assert_eq!((tracker.facts(), tracker.told), (1, 0));
+        tracker.note(addr(1), Announce { held: vec![holding(1)], gone: vec![] }, now);
+        assert_eq!(tracker.facts(), 2);
+        tracker.expire(now + TTL);
+        assert!(tracker.facts() == 0 && tracker.told == 0 && tracker.by_member.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_is_of_one_registry() {
+        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        tracker.note(addr(9), holds(blob, 7, true), now);
+        let none = Pieces::some(7, &FixedBitSet::with_capacity(1));
+        let mut join = |n: u16, served_by: &str| {
+            let join = Join {
+                blob,
+                size: 7,
+                held: none.clone(),
+                fetching: none.clone(),
+                unseen: none.clone(),
+                registry: Reach::No,
+                zone: String::new(),
+                neighbours: 0,
+                served_by: served_by.to_owned(),
+                owner: 0,
+            };
+            tracker.join(addr(n), &join, 1, now).unwrap().neighbours
+        };
+        assert_eq!(join(1, "docker.io"), [addr(9)]);
+        assert_eq!(join(2, "liar.test"), [], "neither who has it nor who brings it");
+        assert_eq!(join(3, "liar.test"), [addr(2)]);
+        assert!(join(4, "docker.io").contains(&addr(1)));
+    }
+
+    #[test]
     fn crowds_take_no_more_memory_than_they_may_and_are_forgotten() {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
         let size = 1 << 39;
@@ -225,6 +317,7 @@ mod tests {
             registry: Reach::No,
             zone: String::new(),
             neighbours: 0,
+            served_by: "registry.test".into(),
             owner: 0,
         };
         let taken = (0..20_000).filter(|n| tracker.join(addr(*n), &join(*n), 1, now).is_some()).count();

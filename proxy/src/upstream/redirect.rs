@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use http::{Response, Uri, header};
+use http::{HeaderName, HeaderValue, Response, Uri, header};
 use hyper::body::Incoming;
 
-use super::{Head, Origin, Target, Upstream, empty, request};
+use super::{Head, Origin, Target, Upstream, empty, is_harmless, request};
 use crate::{dial::OrigDst, fault::Fault};
 
 const MOST_HOPS: usize = 5;
@@ -23,9 +23,8 @@ pub(super) async fn follow(upstream: &Upstream, origin: &Origin, mut head: Head)
         }
         let Some((next, uri)) = target(upstream, &here, &head.uri, &answer).await else { return Ok(answer) };
         if (&next.host, next.port) != (&here.host, here.port) {
-            for secret in [header::AUTHORIZATION, header::COOKIE] {
-                head.headers.remove(secret);
-            }
+            // Another host: nothing that may be a credential goes there.
+            head.headers = head.headers.iter().filter(|(name, _)| is_harmless(name)).map(owned).collect();
         }
         // A presigned URL signs its host as it stands in the URL.
         head.headers.remove(header::HOST);
@@ -35,6 +34,10 @@ pub(super) async fn follow(upstream: &Upstream, origin: &Origin, mut head: Head)
         (answer, here) = (further, next);
     }
     Ok(answer)
+}
+
+fn owned((name, value): (&HeaderName, &HeaderValue)) -> (HeaderName, HeaderValue) {
+    (name.clone(), value.clone())
 }
 
 /// Where `answer` points to, if we may go there.

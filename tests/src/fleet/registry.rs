@@ -28,6 +28,8 @@ pub const HOST: &str = "registry.test";
 pub const PORT: u16 = 5000;
 /// Where the token server listens, on the same machine.
 const TOKEN_PORT: u16 = 5002;
+/// `Login::right` as docker-registry wants it: bcrypt.
+const HTPASSWD: &str = "alice:$2b$04$jF5IJXiRqcPhzkZoUIW83.QA2j.cLPLRm1F6HTQhg9Jj24ps2Rsl2\n";
 /// A runtime that is not told otherwise finds the operator's authority here, inside a node.
 const CERTS_D: &str = "/etc/docker/certs.d";
 /// While this file is beside its configuration, it says that it is not well.
@@ -42,6 +44,8 @@ pub struct Options {
     pub plain: bool,
     /// Bearer tokens needed.
     pub tokens: bool,
+    /// A password needed: that of `Login::right`.
+    pub passwords: bool,
 }
 
 /// A running registry. Dropping it stops it.
@@ -84,6 +88,11 @@ impl Registry {
         } else {
             None
         };
+        if options.passwords {
+            let file = entry.dir().join("htpasswd");
+            fs::write(&file, HTPASSWD).context("cannot write the registry's passwords")?;
+            config["auth"] = json!({"htpasswd": {"realm": "the harness", "path": file}});
+        }
         let path = entry.dir().join("registry.yml");
         // JSON is YAML.
         fs::write(&path, config.to_string()).context("cannot write the registry's configuration")?;
@@ -173,6 +182,14 @@ impl Registry {
     /// When the log cannot be read.
     pub fn blob_bytes(&self) -> Result<u64> {
         Ok(self.served()?.iter().filter(|served| served.is_blob_get()).map(|served| served.written).sum())
+    }
+
+    /// A token for pulling from `repository`, good for `life` seconds from now; one below 0 is over already.
+    ///
+    /// # Errors
+    /// Without a token server.
+    pub fn token(&self, repository: &str, life: i64) -> Result<String> {
+        self.tokens.as_ref().context("the registry has no token server")?.mint(repository, life)
     }
 
     /// How many tokens the token server has given; 0 without one.

@@ -101,6 +101,12 @@ impl Login {
         Self { user: "alice".to_owned(), password: "open sesame".to_owned() }
     }
 
+    /// Another user's, who may pull from repositories below `other/`.
+    #[must_use]
+    pub fn other() -> Self {
+        Self { user: "bob".to_owned(), password: "let me in".to_owned() }
+    }
+
     /// One that it refuses.
     #[must_use]
     pub fn wrong() -> Self {

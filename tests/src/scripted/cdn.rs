@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::Ipv4Addr,
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
@@ -70,7 +71,8 @@ impl Cdn {
         let signer = Signer { scheme, authority: Arc::default(), age: Arc::default() };
         let site = Storage { content: registry.content.clone(), signer: signer.clone() };
         let door = self.doorway.door(registry.authority());
-        let server = Server::start("CDN", Box::new(site), Script::default(), door).await;
+        let server =
+            Server::start("CDN", (Ipv4Addr::LOCALHOST, 0).into(), Box::new(site), Script::default(), door).await;
         let authority = format!("{}:{}", self.doorway.host, server.addr().port());
         *signer.authority.lock().unwrap_or_else(PoisonError::into_inner) = authority;
         RunningCdn { server, signer }

@@ -114,6 +114,15 @@ impl Client {
         Ok(certificate)
     }
 
+    /// Writes these bytes on a connection of its own, and nothing else; all that came back until the other end closed.
+    /// What HTTP clients refuse to send can be sent so.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn raw(&self, bytes: &[u8]) -> Result<Vec<u8>, ClientError> {
+        connect::raw(&self.to, bytes).await
+    }
+
     /// GET, whatever the status.
     ///
     /// # Errors

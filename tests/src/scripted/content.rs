@@ -36,8 +36,12 @@ impl Content {
 
     pub(super) fn put_blob(&mut self, repository: &str, bytes: Bytes) -> Digest {
         let digest = Digest::of(&bytes);
-        self.repositories.entry(repository.to_owned()).or_default().blobs.insert(digest, bytes);
+        self.put_blob_as(repository, digest, bytes);
         digest
+    }
+
+    pub(super) fn put_blob_as(&mut self, repository: &str, digest: Digest, bytes: Bytes) {
+        self.repositories.entry(repository.to_owned()).or_default().blobs.insert(digest, bytes);
     }
 
     /// `reference` is a tag or a digest.

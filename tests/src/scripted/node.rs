@@ -39,6 +39,9 @@ pub struct Plan {
     listed: bool,
     trusted: bool,
     hosts: Vec<(String, SocketAddr)>,
+    others: Vec<(RegistryName, SocketAddr)>,
+    caught: bool,
+    looks_up: bool,
 }
 
 /// A node that runs, until it is dropped.
@@ -58,9 +61,13 @@ pub struct Node {
 /// What the kernel and the runtime would say.
 struct Played {
     destination: Mutex<SocketAddr>,
+    /// Where connections to further listeners lead: one for each further registry.
+    others: Mutex<Vec<(SocketAddr, SocketAddr)>>,
+    caught: bool,
     program: String,
     trusted: AtomicBool,
-    key: Arc<CertifiedKey>,
+    /// What is shown for each host, that of [`Node::beside`] first.
+    keys: Vec<(String, Arc<CertifiedKey>)>,
     roots: Arc<RootCertStore>,
 }
 
@@ -90,6 +97,24 @@ impl Plan {
         self
     }
 
+    /// Clients connect to its listeners by themselves: the kernel caught nothing.
+    pub fn uncaught(mut self) -> Self {
+        self.caught = false;
+        self
+    }
+
+    /// Looks hosts of redirects up as the daemon does, and may go where that may.
+    pub fn looking_up(mut self) -> Self {
+        self.looks_up = true;
+        self
+    }
+
+    /// Beside this registry too, which the same authority has certified: [`Node::client_of`].
+    pub fn and(mut self, registry: &Running) -> Self {
+        self.others.push((name(registry), registry.addr()));
+        self
+    }
+
     /// One of the nodes of a cluster, by its number from 0.
     pub fn member(self, cluster: &Cluster, number: usize) -> Self {
         self.configured(&cluster.settings(number))
@@ -105,10 +130,8 @@ impl Plan {
 impl Node {
     /// A node whose runtime believes to talk to `registry`.
     pub fn beside(registry: &Running) -> Plan {
-        let name =
-            RegistryName::new(registry.host(), registry.addr().port()).expect("a scripted registry has a DNS name");
         Plan {
-            registry: name,
+            registry: name(registry),
             destination: registry.addr(),
             plain: registry.is_plain(),
             roots: registry.roots(),
@@ -116,6 +139,9 @@ impl Node {
             listed: true,
             trusted: true,
             hosts: Vec::new(),
+            others: Vec::new(),
+            caught: true,
+            looks_up: false,
         }
     }
 
@@ -125,15 +151,23 @@ impl Node {
         // A name of its own, by which its access lines are told from those of other tests. The kernel allows 15 bytes.
         let program = format!("containerd-{}", NUMBER.fetch_add(1, Relaxed));
         let identities = Identities::open(dir.path().join("identities")).expect("the directory is ours");
-        let identity = identities.ensure(&plan.registry.host, SystemTime::now()).expect("an identity can be made");
+        let hosts = [&plan.registry].into_iter().chain(plan.others.iter().map(|(name, _)| name));
+        let held: Vec<_> = hosts
+            .map(|RegistryName { host, .. }| {
+                (host.clone(), identities.ensure(host, SystemTime::now()).expect("an identity can be made"))
+            })
+            .collect();
         let known = plan.roots.clone();
-        let mut trusts = RootCertStore::clone(&trusting([identity.certificate().clone()]));
+        let shown = held.iter().map(|(_, identity)| identity.certificate().clone());
+        let mut trusts = RootCertStore::clone(&trusting(shown));
         trusts.roots.extend(known.roots.iter().cloned());
         let played = Arc::new(Played {
             destination: Mutex::new(plan.destination),
+            others: Mutex::default(),
+            caught: plan.caught,
             program: program.clone(),
             trusted: AtomicBool::new(plan.trusted),
-            key: identity.certified_key(),
+            keys: held.into_iter().map(|(host, identity)| (host, identity.certified_key())).collect(),
             roots: known,
         });
         let mut node = Self {
@@ -155,6 +189,13 @@ impl Node {
         let core = Core::open(self.config(), self.resolver()).await.expect("the node starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         self.addr = listener.local_addr().expect("a bound listener has an address");
+        let (mut listeners, mut others) = (vec![listener], Vec::new());
+        for (_, destination) in &self.plan.others {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+            others.push((listener.local_addr().expect("a bound listener has an address"), *destination));
+            listeners.push(listener);
+        }
+        *self.played.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
         self.events = Mutex::new(core.trace.follow());
         let core = Arc::new(core);
         let (serving, played) = (core.clone(), self.played.clone());
@@ -162,7 +203,7 @@ impl Node {
             let watch = serving.watch();
             let way_in = Kernel(played.clone());
             // How it ended is what a test sees of it.
-            let _ = serving.serve(vec![listener], way_in, Runtime(played), watch).await;
+            let _ = serving.serve(listeners, way_in, Runtime(played), watch).await;
         }));
         self.core = Some(core);
     }
@@ -183,12 +224,13 @@ impl Node {
     }
 
     fn config(&self) -> Config {
+        let further = self.plan.others.iter().map(|(name, _)| format!(", \"{name}\"")).collect::<String>();
         let list = if !self.plan.listed {
             String::new()
         } else if self.plan.plain {
-            format!("plain_http = [\"{}\"]\n", self.plan.registry)
+            format!("plain_http = [\"{}\"{further}]\n", self.plan.registry)
         } else {
-            format!("registries = [\"{}\"]\n", self.plan.registry)
+            format!("registries = [\"{}\"{further}]\n", self.plan.registry)
         };
         let text = format!("state_dir = \"{}\"\n{list}{}", self.dir.path().join("state").display(), self.plan.settings);
         let path = self.dir.path().join("config.toml");
@@ -197,6 +239,9 @@ impl Node {
     }
 
     fn resolver(&self) -> Resolver {
+        if self.plan.looks_up {
+            return waylay::app::outside();
+        }
         let hosts = self.plan.hosts.clone();
         Arc::new(move |host, port| {
             let known = hosts.iter().find(|(name, addr)| name == host && addr.port() == port).map(|(_, addr)| *addr);
@@ -208,6 +253,14 @@ impl Node {
     pub fn client(&self) -> Client {
         let RegistryName { host, port } = &self.plan.registry;
         Client::new(self.addr, host, *port, (!self.plan.plain).then(|| self.trusts.clone()))
+    }
+
+    /// The same for a registry of [`Plan::and`].
+    pub fn client_of(&self, registry: &Running) -> Client {
+        let others = self.played.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let led = others.iter().find(|(_, destination)| *destination == registry.addr());
+        let (addr, _) = *led.expect("the node was started beside this registry");
+        Client::new(addr, registry.host(), registry.addr().port(), (!self.plan.plain).then(|| self.trusts.clone()))
     }
 
     /// Where its listener is.
@@ -227,7 +280,7 @@ impl Node {
 
     /// The certificate that it shows for the registry.
     pub fn certificate(&self) -> rustls::pki_types::CertificateDer<'static> {
-        self.played.key.cert[0].clone()
+        self.played.keys[0].1.cert[0].clone()
     }
 
     /// Its counters now.
@@ -326,8 +379,15 @@ impl Drop for Node {
 struct Kernel(Arc<Played>);
 
 impl Origin for Kernel {
-    fn of(&self, _: ClientAddr, _: SocketAddr) -> io::Result<Option<Caught>> {
-        let destination = *self.0.destination.lock().unwrap_or_else(PoisonError::into_inner);
+    fn of(&self, _: ClientAddr, local: SocketAddr) -> io::Result<Option<Caught>> {
+        if !self.0.caught {
+            return Ok(None);
+        }
+        let others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let destination = match others.iter().find(|(listener, _)| *listener == local) {
+            Some((_, destination)) => *destination,
+            None => *self.0.destination.lock().unwrap_or_else(PoisonError::into_inner),
+        };
         Ok(Some(Caught { dst: OrigDst(destination), pid: None, comm: self.0.program.clone() }))
     }
 }
@@ -336,15 +396,20 @@ impl Origin for Kernel {
 struct Runtime(Arc<Played>);
 
 impl Trust for Runtime {
-    fn decide(&self, _: &Caught, _: &RegistryName) -> TrustDecision {
-        if self.0.trusted.load(Relaxed) {
-            TrustDecision::Terminate { key: self.0.key.clone(), roots: self.0.roots.clone() }
-        } else {
-            TrustDecision::Splice(Reason::Untrusted)
+    fn decide(&self, _: &Caught, name: &RegistryName) -> TrustDecision {
+        match self.0.keys.iter().find(|(host, _)| *host == name.host) {
+            Some((_, key)) if self.0.trusted.load(Relaxed) => {
+                TrustDecision::Terminate { key: key.clone(), roots: self.0.roots.clone() }
+            }
+            _ => TrustDecision::Splice(Reason::Untrusted),
         }
     }
 
     fn admits_plain(&self, _: &Caught, _: &RegistryName) -> Result<(), Reason> {
         if self.0.trusted.load(Relaxed) { Ok(()) } else { Err(Reason::CallerUnknown) }
     }
+}
+
+fn name(registry: &Running) -> RegistryName {
+    RegistryName::new(registry.host(), registry.addr().port()).expect("a scripted registry has a DNS name")
 }

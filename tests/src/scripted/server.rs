@@ -73,8 +73,8 @@ struct Shared {
 }
 
 impl Server {
-    pub(super) async fn start(name: &str, site: Box<dyn Site>, script: Script, door: Door) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    pub(super) async fn start(name: &str, listen: SocketAddr, site: Box<dyn Site>, script: Script, door: Door) -> Self {
+        let listener = TcpListener::bind(listen).await.expect("loopback has a free port");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {
             name: name.to_owned(),

@@ -10,7 +10,7 @@ use waylay_tests::{
 use super::status;
 
 /// A registry with token authentication and two users whose rights meet nowhere but in `shared`.
-async fn guarded() -> (Running, Node) {
+pub(super) async fn guarded() -> (Running, Node) {
     let registry = Registry::new()
         .token_auth()
         .user("alice", "a", ["app", "shared"])
@@ -25,7 +25,7 @@ async fn guarded() -> (Running, Node) {
 }
 
 /// What one client gets for a path by way of the node, which must be what it gets from the registry itself.
-async fn as_direct(node: Client, registry: Client, repository: &str, path: &str) -> StatusCode {
+pub(super) async fn as_direct(node: Client, registry: Client, repository: &str, path: &str) -> StatusCode {
     let ours = node.ask(Method::GET, repository, path, None).await.unwrap();
     let theirs = registry.ask(Method::GET, repository, path, None).await.unwrap();
     assert_eq!(ours.status, theirs.status, "{path}");

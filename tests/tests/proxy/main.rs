@@ -7,12 +7,18 @@ mod away;
 mod crowd;
 mod explain;
 mod faults;
+mod liars;
+mod limits;
 mod passed;
 mod peers;
 mod pulls;
 mod ranges;
 mod redirects;
+mod smuggling;
+mod strangers;
 mod way_in;
+
+use std::collections::HashSet;
 
 use http::StatusCode;
 use waylay_tests::{
@@ -43,4 +49,11 @@ fn status<T: std::fmt::Debug>(result: Result<T, ClientError>) -> StatusCode {
         Err(ClientError::Status { status, .. }) => status,
         other => panic!("not a status: {other:?}"),
     }
+}
+
+/// Whether `reply` holds any 64 bytes in a row of `secret`.
+fn has_part_of(reply: &[u8], secret: &[u8]) -> bool {
+    const BLOCK: usize = 32;
+    let blocks: HashSet<&[u8]> = secret.chunks_exact(BLOCK).collect();
+    reply.windows(BLOCK).any(|window| blocks.contains(window))
 }

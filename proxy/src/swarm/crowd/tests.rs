@@ -44,6 +44,7 @@ impl Node {
             registry: self.reach,
             zone: self.zone.to_owned(),
             neighbours: self.neighbours as u16,
+            served_by: String::new(),
             owner: self.owner,
         };
         let joined = crowd.join(self.addr, &join, 7, now).unwrap();
@@ -220,6 +221,7 @@ proptest! {
             let join = Join {
                 blob: Digest::of(b"x"), size: 60 * PIECE, held: set(held), fetching: set(fetching), unseen: set(unseen),
                 registry, zone: ["", "z"][usize::from(n % 2)].to_owned(), neighbours: n, owner: 0,
+                served_by: String::new(),
             };
             let joined = crowd.join(addr(n), &join, 7, now).unwrap();
             for index in joined.lease.iter().chain(&joined.imports).cloned().flatten() {

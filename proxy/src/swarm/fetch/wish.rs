@@ -77,6 +77,8 @@ pub enum Declined {
 /// What is to be fetched, and what may help.
 #[derive(Clone)]
 pub struct Wish {
+    /// The registry by whose word this node may have it.
+    pub served_by: String,
     /// The blob.
     pub partial: Arc<Partial>,
     /// Which pieces of it.

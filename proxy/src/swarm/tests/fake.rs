@@ -47,7 +47,7 @@ impl Fake {
         let endpoint = endpoint::bind(addr, secret(1).node_key(addr), &members).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(endpoint.clone(), addr, trick, bytes));
-        let connection = endpoint.connect(members.dial(to).unwrap(), frame::ALPN).await.unwrap();
+        let connection = endpoint.connect(members.dial(to).remove(0), frame::ALPN).await.unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         frame::send(&mut send, &Request::Hello(hello(addr))).await.unwrap();
         let _: Answer = frame::receive(&mut receive, frame::FRAME_DEADLINE).await.unwrap();

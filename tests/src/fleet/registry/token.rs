@@ -33,7 +33,9 @@ use super::super::runtime::Login;
 const ISSUER: &str = "the harness";
 const SERVICE: &str = "registry";
 /// How long a token is good, in seconds.
-const LIFE: u64 = 300;
+const LIFE: i64 = 300;
+/// Where [`Login::other`] may pull from.
+const OTHERS: &str = "other/";
 
 /// A running token server. Dropping it stops it.
 #[derive(Debug)]
@@ -56,6 +58,11 @@ impl Tokens {
         fs::write(bundle, &self.signer.certificate).context("cannot write the tokens' certificate")?;
         let realm = format!("https://{host}:{port}/token");
         Ok(json!({"token": {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}}))
+    }
+
+    /// A token for pulling from `repository`, good for `life` seconds from now; one below 0 is over already.
+    pub(super) fn mint(&self, repository: &str, life: i64) -> Result<String> {
+        self.signer.token(&json!([{"type": "repository", "name": repository, "actions": ["pull"]}]), life)
     }
 
     /// How many tokens that open something were given.
@@ -120,26 +127,31 @@ impl Signer {
         if request.method() != Method::GET {
             return reply(StatusCode::METHOD_NOT_ALLOWED, &json!({}));
         }
-        let right = format!("Basic {}", STANDARD.encode(Login::right().pair()));
+        let is = |given: &header::HeaderValue, login: &Login| {
+            given.as_bytes() == format!("Basic {}", STANDARD.encode(login.pair())).as_bytes()
+        };
+        let asked = || access(request.uri().query().unwrap_or_default());
         let access = match request.headers().get(header::AUTHORIZATION) {
             None => json!([]),
-            Some(given) if given.as_bytes() == right.as_bytes() => access(request.uri().query().unwrap_or_default()),
+            Some(given) if is(given, &Login::right()) => asked(),
+            Some(given) if is(given, &Login::other()) => only(asked(), OTHERS),
             Some(_) => return reply(StatusCode::UNAUTHORIZED, &json!({"details": "wrong user or password"})),
         };
-        match self.token(&access) {
+        match self.token(&access, LIFE) {
             Ok(token) => reply(StatusCode::OK, &json!({"token": token, "access_token": token, "expires_in": LIFE})),
             Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({"details": error.to_string()})),
         }
     }
 
-    /// A JSON web token (RFC 7519) that grants `access`.
-    fn token(&self, access: &Value) -> Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    /// A JSON web token (RFC 7519) that grants `access` for `life` seconds from now.
+    fn token(&self, access: &Value, life: i64) -> Result<String> {
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        let since = now.min(now + life) - 60;
         let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [self.x5c]});
         let claims = json!({
             "iss": ISSUER, "sub": "", "aud": SERVICE, "access": access,
             // A minute back: clocks of a node may differ.
-            "iat": now - 60, "nbf": now - 60, "exp": now + LIFE, "jti": now.to_string(),
+            "iat": since, "nbf": since, "exp": now + life, "jti": now.to_string(),
         });
         let signed =
             format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
@@ -162,6 +174,12 @@ fn access(query: &str) -> Value {
         Some(json!({"type": kind, "name": name, "actions": actions.split(',').collect::<Vec<_>>()}))
     });
     entries.collect()
+}
+
+/// What of `access` is in repositories below `home`.
+fn only(access: Value, home: &str) -> Value {
+    let entries = access.as_array().into_iter().flatten();
+    entries.filter(|entry| entry["name"].as_str().is_some_and(|name| name.starts_with(home))).cloned().collect()
 }
 
 fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {

@@ -20,7 +20,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     task::JoinHandle,
 };
@@ -133,6 +133,23 @@ pub(super) async fn connect(to: &To) -> Result<Connection, ClientError> {
         session.peer_certificates().and_then(|chain| chain.first()).map(|first| first.clone().into_owned());
     let http2 = session.alpn_protocol() == Some(b"h2");
     http(stream, http2, certificate).await.map_err(|error| ClientError::Tls(io::Error::other(error)))
+}
+
+/// Writes `bytes` and reads until the other end closes, in order or not.
+pub(super) async fn raw(to: &To, bytes: &[u8]) -> Result<Vec<u8>, ClientError> {
+    async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> Vec<u8> {
+        let mut got = Vec::new();
+        if stream.write_all(bytes).await.is_ok() {
+            // What came before the end counts, however that was.
+            let _ = stream.read_to_end(&mut got).await;
+        }
+        got
+    }
+    let stream = TcpStream::connect(to.addr).await.map_err(ClientError::Connect)?;
+    let Some(roots) = &to.roots else { return Ok(exchange(stream, bytes).await) };
+    let name = ServerName::try_from(to.host.clone()).map_err(|error| ClientError::Tls(io::Error::other(error)))?;
+    let stream = TlsConnector::from(Arc::new(to.tls(roots))).connect(name, stream).await.map_err(ClientError::Tls)?;
+    Ok(exchange(stream, bytes).await)
 }
 
 async fn http(
