@@ -35,15 +35,15 @@ use crate::{
 };
 
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
-const SLOTS: usize = 16;
+pub const SLOTS: usize = 16;
 /// Connections from members at a time.
-const CONNECTIONS: usize = 1024;
+pub const CONNECTIONS: usize = 1024;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
-const SLOW_READER: Duration = Duration::from_secs(10);
+pub const SLOW_READER: Duration = Duration::from_secs(10);
 /// Pieces that came within this time are told of together.
-const HAVE_BATCH: Duration = Duration::from_millis(30);
+pub const HAVE_BATCH: Duration = Duration::from_millis(30);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -65,7 +65,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
         let slots = Semaphore::new(SLOTS);
-        let (sessions, tracker) = (Sessions::default(), Mutex::default());
+        let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
         Self { store, members, herald, boot, sessions, leases, tracker, slots, sent: AtomicU64::new(0) }
     }

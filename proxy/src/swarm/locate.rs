@@ -18,7 +18,7 @@ use crate::{oci::digest::Digest, store::Provenance};
 /// All of it ends by then: the registry is waiting.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// The next owner is asked when the one before has been silent for this long.
-const STAGGER: Duration = Duration::from_millis(20);
+pub const STAGGER: Duration = Duration::from_millis(20);
 
 /// Where a blob can be had from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A member of the same cluster that takes longer than this is as good as away.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+pub const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// An unused connection is closed after this: each costs a heartbeat every few seconds.
 const IDLE: Duration = Duration::from_secs(30);
 
