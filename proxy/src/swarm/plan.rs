@@ -19,18 +19,21 @@ use std::{
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// Open requests in all.
-pub const IN_ALL: usize = 30;
+/// Open requests in all. All nodes have about the same number open, and so the same share of what the crowd gives; more
+/// would only wait in line.
+pub const IN_ALL: usize = 20;
 /// Open requests to one peer when there are many.
 pub const PER_PEER: usize = 2;
 /// The same when there are few.
 const PER_PEER_OF_FEW: usize = 4;
 /// So many requests are shared out to few peers.
-const TO_FEW: usize = 8;
+const TO_FEW: usize = IN_ALL;
 /// A peer that failed so often is not asked again.
 const STRIKES: u32 = 3;
 /// No request is called stalled before this much silence.
 pub const MIN_PATIENCE: Duration = Duration::from_secs(2);
+/// The same before any piece has come: all of a crowd ask at once then, and a first request may stand in a long line.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer than this for a byte.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 /// Silence is measured against this many times the usual time of a piece.
@@ -326,8 +329,8 @@ impl Plan {
 
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
     fn patience(&self) -> Duration {
-        let usual = self.peers.values().filter_map(|peer| peer.usual).max().unwrap_or_default();
-        (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE)
+        let usual = self.peers.values().filter_map(|peer| peer.usual).max();
+        usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
 }
 
