@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -46,6 +46,8 @@ pub const SLOW_READER: Duration = Duration::from_secs(10);
 pub const HAVE_BATCH: Duration = Duration::from_millis(30);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
+/// With half of the connections taken they are closed this soon: a large crowd's owner talks to each of it now and then.
+pub const CROWDED_IDLE: Duration = Duration::from_millis(50);
 
 /// The serving side; one per node.
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub(crate) struct Exchange {
     tracker: Mutex<Tracker>,
     slots: Semaphore,
     sent: AtomicU64,
+    /// From members, now.
+    connections: AtomicUsize,
 }
 
 impl Exchange {
@@ -67,7 +71,18 @@ impl Exchange {
         let slots = Semaphore::new(SLOTS);
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
-        Self { store, members, herald, boot, sessions, leases, tracker, slots, sent: AtomicU64::new(0) }
+        Self {
+            store,
+            members,
+            herald,
+            boot,
+            sessions,
+            leases,
+            tracker,
+            slots,
+            sent: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+        }
     }
 
     /// The books, for when we are asked by ourselves.
@@ -91,6 +106,7 @@ impl Exchange {
     pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint) {
         let mut connections = JoinSet::new();
         loop {
+            self.connections.store(connections.len(), Ordering::Relaxed);
             tokio::select! {
                 incoming = endpoint.accept() => match incoming {
                     Some(incoming) if connections.len() >= CONNECTIONS => incoming.refuse(),
@@ -109,13 +125,15 @@ impl Exchange {
         let Some(from) = self.members.addr_of(&connection.remote_id()) else { return };
         let mut streams = JoinSet::new();
         loop {
+            let crowded = self.connections.load(Ordering::Relaxed) > CONNECTIONS / 2;
+            let idle = if crowded { CROWDED_IDLE } else { IDLE };
             tokio::select! {
                 stream = connection.accept_bi() => match stream {
                     Ok((send, receive)) => { streams.spawn(self.clone().stream(from, send, receive)); }
                     Err(_) => return,
                 },
                 Some(_) = streams.join_next() => {}
-                () = tokio::time::sleep(IDLE), if streams.is_empty() => return close_idle(&connection),
+                () = tokio::time::sleep(idle), if streams.is_empty() => return close_idle(&connection),
             }
         }
     }

@@ -9,7 +9,9 @@ use std::{
 
 use iroh::{
     Endpoint,
-    endpoint::{Connection, ConnectionError, RecvStream, SendStream},
+    endpoint::{
+        ConnectError, ConnectingError, Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode,
+    },
 };
 
 use super::{
@@ -28,6 +30,9 @@ pub(crate) enum AskError {
     /// Not a member, or it could not be reached.
     #[error("the peer cannot be reached")]
     Unreachable,
+    /// It lives, and has as many connections as it may.
+    #[error("the peer has too many connections")]
+    Busy,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(#[from] ConnectionError),
@@ -82,6 +87,8 @@ impl Pool {
                 *held = Some(connection.clone());
                 Ok(connection)
             }
+            // It answered: others would be asked in vain, or would grant what it has granted.
+            Ok(Err(error)) if is_refused(&error) => Err(AskError::Busy),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "cannot connect to a peer");
                 self.members.missed(peer);
@@ -161,4 +168,14 @@ impl Slot {
     fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
+}
+
+/// Whether the other side turned a connection away because it has too many.
+fn is_refused(error: &ConnectError) -> bool {
+    let (ConnectError::Connecting { source: ConnectingError::ConnectionError { source, .. }, .. }
+    | ConnectError::Connection { source, .. }) = error
+    else {
+        return false;
+    };
+    matches!(source, ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED)
 }

@@ -61,7 +61,7 @@ pub(crate) enum GetError {
 impl From<AskError> for GetError {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Unreachable | AskError::Connection(_) => Self::Gone,
+            AskError::Unreachable | AskError::Busy | AskError::Connection(_) => Self::Gone,
             AskError::Frame(error) => error.into(),
         }
     }
