@@ -12,6 +12,7 @@ mod memory;
 mod nginx;
 mod overhead;
 mod report;
+pub mod sim;
 mod warm;
 
 use anyhow::{Result, ensure};
@@ -33,6 +34,8 @@ pub enum Scenario {
     Memory,
     /// Many nodes that pull one image at the same time, which nobody has.
     Flash(flash::Options),
+    /// Thousands of nodes that pull one image at the same time, simulated.
+    Sim(sim::Options),
 }
 
 impl Scenario {
@@ -41,6 +44,10 @@ impl Scenario {
     /// # Errors
     /// When something is missing on this machine or a part fails.
     pub async fn run(&self) -> Result<Report> {
+        if let Self::Sim(options) = self {
+            // Nothing of this machine is needed, and nothing of it matters.
+            return sim::run(options);
+        }
         let missing = privilege::missing();
         ensure!(missing.is_empty(), "benchmarks cannot run here; missing: {}", missing.join("; "));
         let idle = Idle::begin()?;
@@ -51,6 +58,7 @@ impl Scenario {
             Self::Memory => Box::pin(memory::run()).await,
             // Says itself how idle its crowds were.
             Self::Flash(options) => return Box::pin(flash::run(options)).await,
+            Self::Sim(options) => return sim::run(options),
         }?;
         Ok(report.idle(idle.share()?, "over the whole run"))
     }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{preset::Targets, world::World};
+use super::{
+    plot::{Frame, Line},
+    preset::Targets,
+    world::World,
+};
 use crate::bench::report::{Report, Target};
 
 /// The report of a crowd that has ended, and how long that took on this machine.
@@ -25,7 +29,11 @@ pub(super) fn report(name: &str, seed: u64, world: &World, took: Duration) -> Re
         ("egress_ratio", egress, most(egress_ratio)),
         ("zone_ratio", into_zone, most(zone_ratio)),
         ("unfinished", f64::from(world.unfinished), Some(Target::AtMost(0.0))),
-        ("simulated_over_measured", measured_last_s.map_or(0.0, |measured| last / measured), measured_last_s.map(|_| Target::AtMost(1.1))),
+        (
+            "simulated_over_measured",
+            measured_last_s.map_or(0.0, |measured| last / measured),
+            measured_last_s.map(|_| Target::AtMost(1.1)),
+        ),
     ];
     let mut report = Report::default();
     for (name, value, target) in figures {
@@ -81,4 +89,54 @@ pub(super) fn finish_times(world: &World) -> Vec<f64> {
 pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let rank = (sorted.len() as f64 * share).ceil().max(1.0) as usize;
     sorted.get(rank - 1).copied().unwrap_or(f64::INFINITY)
+}
+
+/// What a plot needs of a crowd that has ended.
+pub(super) struct Sketch {
+    nodes: f64,
+    bound: f64,
+    times: Vec<f64>,
+    asked: f64,
+    connections: f64,
+}
+
+impl Sketch {
+    pub(super) fn of(world: &World) -> Self {
+        Self {
+            nodes: world.preset.nodes.into(),
+            bound: world.preset.bound(),
+            times: finish_times(world).into_iter().filter(|time| time.is_finite()).collect(),
+            asked: world.tally.asked_most().into(),
+            connections: world.tally.peak_connections().into(),
+        }
+    }
+}
+
+/// Of one crowd which share has finished by when; of several, how times and costs grow with the nodes.
+pub(super) fn plotted(name: &str, sketches: &[Sketch]) -> (Frame, Vec<Line>) {
+    if let [one] = sketches {
+        let count = one.times.len().max(1) as f64;
+        let steps = one.times.iter().zip(1..).map(|(time, at)| (*time, f64::from(at) / count));
+        // Some hundred points are as good as all.
+        let every = (one.times.len() / 400).max(1);
+        let bound = (format!("least possible: {:.2} s", one.bound), vec![(one.bound, 0.0), (one.bound, 1.0)]);
+        let frame = Frame {
+            title: format!("{name}: {} nodes", one.nodes),
+            x: "seconds",
+            y: "share that has all",
+            logarithmic: false,
+        };
+        return (frame, vec![("finished".to_owned(), steps.step_by(every).collect()), bound]);
+    }
+    let line = |name: &str, of: &dyn Fn(&Sketch) -> f64| {
+        (name.to_owned(), sketches.iter().map(|sketch| (sketch.nodes, of(sketch))).collect())
+    };
+    let lines = vec![
+        line("p50, s", &|sketch| quantile(&sketch.times, 0.5)),
+        line("p99, s", &|sketch| quantile(&sketch.times, 0.99)),
+        line("least possible, s", &|sketch| sketch.bound),
+        line("questions to an owner, 1,000/s", &|sketch| sketch.asked / 1e3),
+        line("connections of an owner, 1,000", &|sketch| sketch.connections / 1e3),
+    ];
+    (Frame { title: name.to_owned(), x: "nodes", y: "", logarithmic: true }, lines)
 }

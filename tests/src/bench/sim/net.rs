@@ -15,6 +15,8 @@ pub(super) type Flow = u32;
 const MOST: usize = 4;
 /// What is called finished, in bytes.
 const CRUMB: f64 = 0.5;
+/// The share of a link's capacity that is not worth sharing again for.
+const SLACK: f64 = 1e-3;
 /// Nobody waits for this.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -75,7 +77,14 @@ impl Net {
     /// A link that carries so many bytes per second.
     pub(super) fn link(&mut self, bytes_per_second: f64) -> Link {
         let capacity = bytes_per_second / 1e9;
-        self.links.push(Wire { capacity, level: f64::INFINITY, used: 0.0, dirty: false, due: NEVER, flows: Vec::new() });
+        self.links.push(Wire {
+            capacity,
+            level: f64::INFINITY,
+            used: 0.0,
+            dirty: false,
+            due: NEVER,
+            flows: Vec::new(),
+        });
         self.links.len() as Link - 1
     }
 
@@ -166,11 +175,18 @@ impl Net {
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         for link in &dirty {
+            // From now on the others fill what it leaves.
+            self.links[*link as usize].dirty = false;
             self.share(*link, now);
         }
-        for link in dirty.drain(..) {
-            self.links[link as usize].dirty = false;
+        // What was left to flows that are held back by a link that shared later.
+        for link in &dirty {
+            let wire = &self.links[*link as usize];
+            if wire.level.is_finite() && wire.used < wire.capacity * (1.0 - SLACK) {
+                self.share(*link, now);
+            }
         }
+        dirty.clear();
         self.dirty = dirty;
     }
 
@@ -193,22 +209,28 @@ impl Net {
             let weight = f64::from(stream.weight);
             let mut most = f64::from(stream.most);
             for other in stream.others(link) {
-                let wire = &self.links[other as usize];
-                let fair = weight * wire.level;
-                // One that shares anew at the same moment makes room for it.
-                let fits = if wire.dirty { fair } else { stream.rate + (wire.capacity - wire.used).max(0.0) };
-                most = most.min(fair).min(fits);
+                most = most.min(weight * self.links[other as usize].level);
             }
+            let most = most.min(self.fits(flow, link));
             claims.push(Claim { flow, weight, most, capped: false });
         }
         self.links[link as usize].level = water(self.links[link as usize].capacity, &mut claims);
         let level = self.links[link as usize].level;
         for claim in &claims {
-            self.set(claim.flow, claim.most.min(claim.weight * level), now);
+            let rate = claim.most.min(claim.weight * level);
+            self.set(claim.flow, rate.min(self.fits(claim.flow, link)), now);
         }
         let used = claims.iter().map(|claim| self.flows[claim.flow as usize].rate).sum();
         self.links[link as usize].used = used;
         self.scratch = claims;
+    }
+
+    /// What the links of a flow beside this one have room for, as they stand. One that shares anew at the same moment makes
+    /// room.
+    fn fits(&self, flow: Flow, link: Link) -> f64 {
+        let stream = &self.flows[flow as usize];
+        let wires = stream.others(link).map(|other| &self.links[other as usize]).filter(|wire| !wire.dirty);
+        wires.map(|wire| stream.rate + (wire.capacity - wire.used).max(0.0)).fold(f64::INFINITY, f64::min)
     }
 
     /// Gives a flow another rate and sees to it that its end is looked for.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use rand::RngExt as _;
-use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, SLOTS, SLOW_READER};
+use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED_IDLE, SLOTS, SLOW_READER};
 
 use super::{
     net::Link,
@@ -15,6 +15,21 @@ use super::{
 const REST: (u64, u64) = (2_000_000_000, 60_000_000_000);
 /// Crashes come this often.
 const CRASHES_MS: f64 = 100.0;
+
+/// A connection that one node made to another.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Connection {
+    ready: u64,
+    lasting: bool,
+}
+
+/// Why a message cannot leave, and when its sender knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unreached {
+    pub(super) after: u64,
+    /// It lives, and has as many connections as it may.
+    pub(super) busy: bool,
+}
 
 /// One of the cluster.
 #[derive(Debug)]
@@ -109,38 +124,54 @@ impl World {
         self.begin_next(number);
     }
 
-    /// When a message from one node to another may leave, and else when the sender knows that it may not.
-    pub(super) fn reach(&mut self, from: u32, to: u32) -> Result<u64, u64> {
-        if let Some(ready) = self.connections.get(&(from, to)) {
-            return Ok(ready.saturating_sub(self.now));
+    /// When a message from one node to another may leave. `lasting` connections carry watches and pieces; others a question
+    /// now and then.
+    pub(super) fn reach(&mut self, from: u32, to: u32, lasting: bool) -> Result<u64, Unreached> {
+        if let Some(connection) = self.connections.get_mut(&(from, to)) {
+            connection.lasting |= lasting;
+            return Ok(connection.ready.saturating_sub(self.now));
         }
         if !self.is_awake(from, to) {
-            return Err(0);
+            return Err(Unreached { after: 0, busy: false });
         }
-        let (way, greet, deadline) = (self.way(from, to), ms(self.preset.delays.greet_ms), CONNECT_DEADLINE.as_nanos() as u64);
+        let (way, greet) = (self.way(from, to), ms(self.preset.delays.greet_ms));
+        let deadline = CONNECT_DEADLINE.as_nanos() as u64;
         let peer = &mut self.nodes[to as usize];
-        let takes = if !peer.alive {
-            deadline
-        } else if peer.incoming as usize >= CONNECTIONS {
+        if peer.alive && peer.incoming as usize >= CONNECTIONS {
             self.tally.refused += 1;
-            way * 2
-        } else {
+            return Err(Unreached { after: way * 2, busy: true });
+        }
+        if peer.alive {
             peer.busy = peer.busy.max(self.now + way) + greet;
             let ready = peer.busy + way;
             if ready - self.now < deadline {
                 peer.incoming += 1;
                 self.nodes[from as usize].outgoing += 1;
-                self.connections.insert((from, to), ready);
+                self.connections.insert((from, to), Connection { ready, lasting });
                 for node in [from, to] {
                     self.tally.connected(self.nodes[node as usize].connections());
                 }
                 return Ok(ready - self.now);
             }
             self.tally.late_greetings += 1;
-            deadline
-        };
-        self.missed(from, to, takes);
-        Err(takes)
+        }
+        self.missed(from, to, deadline);
+        Err(Unreached { after: deadline, busy: false })
+    }
+
+    /// A question was answered: one that has half of its connections taken closes those that are idle.
+    pub(super) fn rest(&mut self, from: u32, to: u32) {
+        if self.nodes[to as usize].incoming as usize > CONNECTIONS / 2 {
+            self.later(CROWDED_IDLE.as_nanos() as u64, Event::Idle { from, to });
+        }
+    }
+
+    pub(super) fn idle(&mut self, from: u32, to: u32) {
+        if self.connections.get(&(from, to)).is_some_and(|connection| !connection.lasting) {
+            self.connections.remove(&(from, to));
+            self.nodes[to as usize].incoming -= 1;
+            self.nodes[from as usize].outgoing -= 1;
+        }
     }
 
     /// `from` leaves `to` alone for a while.
@@ -209,7 +240,8 @@ impl World {
         let (giver, taker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let between = self.between.get(&(giver.zone, taker.zone)).copied();
         let links: Vec<Link> = [taker.down, giver.up].into_iter().chain(between).chain(self.machine).collect();
-        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(taker.zone)).filter(|_| giver.zone != taker.zone) {
+        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(taker.zone)).filter(|_| giver.zone != taker.zone)
+        {
             *zones += bytes;
         }
         let weight = self.weight(from, to);

@@ -15,6 +15,8 @@ use super::world::{Event, World, address, ms, number};
 const LOCATED_NS: u64 = 500_000_000;
 /// Announcements wait this long for company, as in `herald`.
 const NEWS_NS: u64 = 20_000_000;
+/// The turn of an owner that has too many connections: no other is asked.
+const BUSY: usize = usize::MAX - 1;
 /// The bytes of a query and its answer, of an announcement, of an answer to a report, and of a report without its sets.
 const FOUND: u64 = 60;
 const ANNOUNCED: u64 = 150;
@@ -40,9 +42,16 @@ pub(super) struct Question {
 
 #[derive(Debug)]
 enum What {
-    Find { found: Option<Record> },
+    Find {
+        found: Option<Record>,
+    },
     /// The turn of the owner that is asked; a farewell needs no answer.
-    Join { join: Box<Join>, turn: usize, farewell: bool, answer: Option<Option<Joined>> },
+    Join {
+        join: Box<Join>,
+        turn: usize,
+        farewell: bool,
+        answer: Option<Option<Joined>>,
+    },
 }
 
 impl World {
@@ -56,17 +65,19 @@ impl World {
                 return self.begin_with(node, blob, &record);
             }
         }
-        let others: Vec<u32> = owners.into_iter().filter(|owner| *owner != node && self.is_awake(node, *owner)).collect();
+        let others: Vec<u32> =
+            owners.into_iter().filter(|owner| *owner != node && self.is_awake(node, *owner)).collect();
         if others.is_empty() {
             return self.begin(node, blob, &[]);
         }
         self.nodes[node as usize].locating.push((blob, others.len() as u8));
         for (turn, owner) in (0..).zip(others) {
             let stagger = STAGGER.as_nanos() as u64 * turn;
-            let question = self.questions.keep(Question { node, blob, owner, sent: self.now, what: What::Find { found: None } });
-            match self.reach(node, owner) {
+            let question =
+                self.questions.keep(Question { node, blob, owner, sent: self.now, what: What::Find { found: None } });
+            match self.reach(node, owner, false) {
                 Ok(wait) => self.later(stagger + wait + self.way(node, owner), Event::Asked(question)),
-                Err(wait) => self.later(stagger + wait, Event::Answered(question)),
+                Err(failed) => self.later(stagger + failed.after, Event::Answered(question)),
             }
         }
     }
@@ -95,9 +106,16 @@ impl World {
             self.tally.control(REPORT + sets);
             let what = What::Join { join: Box::new(join), turn, farewell, answer: None };
             let question = self.questions.keep(Question { node, blob, owner, sent: self.now, what });
-            match self.reach(node, owner) {
+            match self.reach(node, owner, false) {
                 Ok(wait) => self.later(wait + self.way(node, owner), Event::Asked(question)),
-                Err(wait) => self.later(wait, Event::Answered(question)),
+                Err(failed) => {
+                    if failed.busy
+                        && let Some(Question { what: What::Join { turn, .. }, .. }) = self.questions.get_mut(question)
+                    {
+                        *turn = BUSY;
+                    }
+                    self.later(failed.after, Event::Answered(question));
+                }
             }
             return;
         }
@@ -164,13 +182,20 @@ impl World {
 
     /// An answer is back, or will not come.
     pub(super) fn answered(&mut self, number: u32) {
-        let Some(Question { node, blob, what, .. }) = self.questions.take(number) else { return };
+        let Some(Question { node, blob, owner, what, .. }) = self.questions.take(number) else { return };
+        self.rest(node, owner);
         if !self.nodes[node as usize].alive {
             return;
         }
         match what {
             What::Find { found } => self.found(node, blob, found),
             What::Join { farewell: true, answer: Some(_), .. } => {}
+            // It is asked again in a moment.
+            What::Join { turn: BUSY, farewell, .. } => {
+                if !farewell {
+                    self.joined(node, blob, None);
+                }
+            }
             What::Join { answer: Some(Some(joined)), .. } => self.joined(node, blob, Some(joined)),
             // Another crowd than ours, or no room: it goes on alone.
             What::Join { join, answer: Some(None), farewell, .. } => {
@@ -213,7 +238,13 @@ impl World {
     }
 
     /// The owner shall know that all is here, where there are zones.
-    pub(super) fn bid_farewell(&mut self, node: u32, blob: u16, course: &waylay::swarm::pure::Course, held: &fixedbitset::FixedBitSet) {
+    pub(super) fn bid_farewell(
+        &mut self,
+        node: u32,
+        blob: u16,
+        course: &waylay::swarm::pure::Course,
+        held: &fixedbitset::FixedBitSet,
+    ) {
         let zone = self.zone_name(node);
         if !zone.is_empty() {
             let join = course.report(self.blobs[usize::from(blob)].digest, held, Reach::No, &zone);
@@ -226,7 +257,7 @@ impl World {
         for owner in self.blobs[usize::from(blob)].owners.clone() {
             if owner == node {
                 self.announced(owner, node, blob);
-            } else if let Ok(wait) = self.reach(node, owner) {
+            } else if let Ok(wait) = self.reach(node, owner, false) {
                 self.tally.control(ANNOUNCED);
                 self.later(NEWS_NS + wait + self.way(node, owner), Event::Announced { owner, node, blob });
             }
@@ -244,13 +275,13 @@ impl World {
         let held = vec![Holding { blob: known.digest, size: known.layout.size(), complete: true, provenance }];
         let book = self.book(owner);
         book.tracker.note(address(node), Announce { held, gone: Vec::new() }, now);
+        self.rest(node, owner);
     }
 
     fn book(&mut self, owner: u32) -> &mut Book {
         let random = &mut self.random;
-        self.books.entry(owner).or_insert_with(|| Book {
-            tracker: Tracker::new(random.random()),
-            boot: random.random_range(1..=u64::MAX),
-        })
+        self.books
+            .entry(owner)
+            .or_insert_with(|| Book { tracker: Tracker::new(random.random()), boot: random.random_range(1..=u64::MAX) })
     }
 }

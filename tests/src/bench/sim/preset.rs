@@ -124,7 +124,9 @@ impl Preset {
         let names = || FILES.map(|(name, _)| name).join(", ");
         let text = match FILES.iter().find(|(own, _)| *own == name) {
             Some((_, text)) => (*text).to_owned(),
-            None if name.ends_with(".toml") => fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?,
+            None if name.ends_with(".toml") => {
+                fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?
+            }
             None => bail!("no preset {name}; there are {}", names()),
         };
         let preset: Self = toml::from_str(&text).with_context(|| format!("the preset {name}"))?;

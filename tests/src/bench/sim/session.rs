@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
 use rand::RngExt as _;
-use waylay::swarm::pure::{Ask, Course, Failure, Outlook, SLOWEST};
+use waylay::{
+    store::piece::Layout,
+    swarm::{
+        plan::IN_ALL,
+        pure::{Ask, Course, Failure, Outlook, SLOWEST},
+    },
+};
 
 use super::world::{Event, World, address, ms, number};
 
@@ -100,12 +106,12 @@ impl World {
             course.has(address(peer), &all, near);
             return;
         }
-        match self.reach(node, peer) {
+        match self.reach(node, peer, true) {
             Ok(wait) => {
                 self.tally.control(REQUEST);
                 self.later(wait + self.way(node, peer), Event::Watched { session: number, of: peer });
             }
-            Err(wait) => self.later(wait, Event::Unreached { session: number, of: peer }),
+            Err(failed) => self.later(failed.after, Event::Unreached { session: number, of: peer }),
         }
     }
 
@@ -182,7 +188,10 @@ impl World {
             let course = self.sessions[other as usize].as_mut().and_then(|session| session.course.as_mut());
             if let Some(course) = course {
                 course.has(address(node), &told, near);
-                self.pump(other);
+                // With all requests open, what others have changes nothing yet.
+                if self.sessions[other as usize].as_ref().is_some_and(|session| session.asks.len() < IN_ALL) {
+                    self.pump(other);
+                }
             }
         }
         if let Some(session) = self.sessions[number as usize].as_mut() {
@@ -230,9 +239,20 @@ impl World {
 
     pub(super) fn woken(&mut self, number: u32) {
         let now = self.now;
-        let Some(session) = self.sessions[number as usize].as_mut().filter(|session| session.wakes == now) else { return };
+        let Some(session) = self.sessions[number as usize].as_mut().filter(|session| session.wakes == now) else {
+            return;
+        };
         session.wakes = u64::MAX;
-        let silent: Vec<u32> = session.asks.iter().copied().filter(|ask| self.requests.get(*ask).is_some_and(|request| request.is_silent(now, &self.blobs[(number as usize) % self.blobs.len()].layout))).collect();
+        let silent: Vec<u32> = session
+            .asks
+            .iter()
+            .copied()
+            .filter(|ask| {
+                self.requests.get(*ask).is_some_and(|request| {
+                    request.is_silent(now, &self.blobs[(number as usize) % self.blobs.len()].layout)
+                })
+            })
+            .collect();
         for at in silent {
             let Some(request) = self.requests.get(at) else { continue };
             let (client, server, index) = (request.client, request.server, request.index);
@@ -320,7 +340,7 @@ impl World {
         };
         let at = self.requests.keep(request);
         session.asks.push(at);
-        match self.reach(client, server) {
+        match self.reach(client, server, true) {
             Ok(wait) => {
                 let travels = wait + self.way(client, server) + ms(self.preset.delays.serve_ms);
                 self.later(travels, Event::Requested(at));
@@ -345,7 +365,7 @@ impl World {
 }
 
 impl Request {
-    fn is_silent(&self, now: u64, layout: &waylay::store::piece::Layout) -> bool {
+    fn is_silent(&self, now: u64, layout: &Layout) -> bool {
         let patience = self.patience.as_nanos() as u64;
         let whole = patience + layout.len(self.index) * 1_000_000_000 / SLOWEST;
         match self.stage {

@@ -12,8 +12,6 @@ pub(super) struct Tally {
     pub(super) registry_until: u64,
     /// Bytes that nodes gave each other.
     pub(super) delivered: u64,
-    /// The same in each tenth of a second, with what the registry gave.
-    pub(super) tenths: Vec<(u64, u64)>,
     /// Bytes that came into each zone from others.
     pub(super) into_zones: Vec<u64>,
     control: u64,
@@ -46,16 +44,10 @@ impl Tally {
 
     /// Bytes came at `now`, from the registry or from a node.
     pub(super) fn came(&mut self, bytes: u64, from_registry: bool, now: u64) {
-        let tenth = (now / 100_000_000) as usize;
-        if self.tenths.len() <= tenth {
-            self.tenths.resize(tenth + 1, (0, 0));
-        }
         if from_registry {
             self.registry_until = now;
-            self.tenths[tenth].1 += bytes;
         } else {
             self.delivered += bytes;
-            self.tenths[tenth].0 += bytes;
         }
     }
 

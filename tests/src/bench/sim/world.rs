@@ -16,7 +16,7 @@ use waylay::{
 
 use super::{
     net::{Link, Net},
-    node::Node,
+    node::{Connection, Node},
     owner::{Book, Question},
     preset::Preset,
     queue::Queue,
@@ -61,6 +61,8 @@ pub(super) enum Event {
     Announced { owner: u32, node: u32, blob: u16 },
     /// A slot of a reader that died is free.
     Released(u32),
+    /// A connection has been idle for long.
+    Idle { from: u32, to: u32 },
     /// Some nodes crash.
     Crash,
 }
@@ -82,7 +84,7 @@ pub(super) struct World {
     pub(super) takings: Slab<Taking>,
     pub(super) maps: Slab<fixedbitset::FixedBitSet>,
     pub(super) books: BTreeMap<u32, Book>,
-    pub(super) connections: HashMap<(u32, u32), u64>,
+    pub(super) connections: HashMap<(u32, u32), Connection>,
     pub(super) registry: Link,
     pub(super) between: HashMap<(u16, u16), Link>,
     pub(super) machine: Option<Link>,
@@ -220,6 +222,7 @@ impl World {
             Event::Landed { taking, index } => self.landed(taking, index),
             Event::Announced { owner, node, blob } => self.announced(owner, node, blob),
             Event::Released(server) => self.released(server),
+            Event::Idle { from, to } => self.idle(from, to),
             Event::Crash => self.crash(),
         }
     }

@@ -34,12 +34,14 @@ impl Net {
                 let stream = &self.flows[flow as usize];
                 (&stream.links[..usize::from(stream.count)], f64::from(stream.weight), f64::from(stream.most))
             };
-            let full = (0..left.len()).filter(|link| weights[*link] > 1e-9).map(|link| left[link].max(0.0) / weights[link]);
+            let full =
+                (0..left.len()).filter(|link| weights[*link] > 1e-9).map(|link| left[link].max(0.0) / weights[link]);
             let limits = open.iter().map(|flow| of(*flow)).map(|(_, weight, most)| most / weight);
             let level = full.chain(limits).fold(f64::INFINITY, f64::min);
             let stays = |flow: Flow| {
                 let (links, weight, most) = of(flow);
-                let is_full = |link: &u32| left[*link as usize].max(0.0) / weights[*link as usize] <= level * (1.0 + 1e-9);
+                let is_full =
+                    |link: &u32| left[*link as usize].max(0.0) / weights[*link as usize] <= level * (1.0 + 1e-9);
                 most / weight <= level || links.iter().any(is_full)
             };
             let (staying, going): (Vec<Flow>, Vec<Flow>) = open.iter().partition(|flow| stays(**flow));
