@@ -233,8 +233,10 @@ impl Content {
         tally.note(damage.label());
         let store = self.0.store.clone();
         blocking(move || store.discard(&digest)).await.unwrap_or(Ok(())).map_err(fault)?;
-        let located = self.0.swarm.locate(&digest).await.unwrap_or_else(|| Located::nowhere(size));
-        let partial = self.partial(digest, size, provenance.clone()).await?;
+        let located = self.0.swarm.locate(&digest).await;
+        let located = located.filter(|located| served_by(&located.provenance, &supply.provenance.registry));
+        let located = located.unwrap_or_else(|| Located::nowhere(size));
+        let partial = self.partial(digest, size, &supply, provenance.clone()).await.map_err(fault)?;
         let flight = self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply);
         Ok(reader::body(flight, rest, tally))
     }

@@ -16,6 +16,7 @@ mod locate;
 mod members;
 pub mod plan;
 mod pool;
+pub mod pure;
 mod quarantine;
 mod sessions;
 #[cfg(test)]

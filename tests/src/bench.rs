@@ -13,6 +13,7 @@ mod memory;
 mod nginx;
 mod overhead;
 mod report;
+pub mod sim;
 mod warm;
 
 use anyhow::{Result, ensure};
@@ -36,6 +37,8 @@ pub enum Scenario {
     Flash(flash::Options),
     /// Random pulls while faults come at random.
     Chaos(chaos::Options),
+    /// Thousands of nodes that pull one image at the same time, simulated.
+    Sim(sim::Options),
 }
 
 impl Scenario {
@@ -44,6 +47,10 @@ impl Scenario {
     /// # Errors
     /// When something is missing on this machine or a part fails.
     pub async fn run(&self) -> Result<Report> {
+        if let Self::Sim(options) = self {
+            // Nothing of this machine is needed, and nothing of it matters.
+            return sim::run(options);
+        }
         let missing = privilege::missing();
         ensure!(missing.is_empty(), "benchmarks cannot run here; missing: {}", missing.join("; "));
         let idle = Idle::begin()?;
@@ -56,6 +63,7 @@ impl Scenario {
             Self::Flash(options) => return Box::pin(flash::run(options)).await,
             // Measures no speed.
             Self::Chaos(options) => return Box::pin(chaos::run(options)).await,
+            Self::Sim(options) => return sim::run(options),
         }?;
         Ok(report.idle(idle.share()?, "over the whole run"))
     }

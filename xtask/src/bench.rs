@@ -10,7 +10,7 @@ pub(crate) struct Args {
     /// Do not look for missing packages first
     #[arg(long)]
     no_setup: bool,
-    /// hit, warm, overhead, memory, flash or chaos, and --json (all options: `cargo xtask bench -- flash --help`)
+    /// hit, warm, overhead, memory, flash, chaos or sim, and --json (all options: `cargo xtask bench -- flash --help`)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,15 +19,22 @@ use std::{
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+use self::zone::Zone;
 use super::frame::{Join, Joined, MAX_PROVIDERS, Reach};
 use crate::store::piece::Layout;
 
 /// Members that take from the registry at a time.
 const FETCHERS: usize = 16;
+/// The same of a registry that is fast: one that gives each of them a piece in [`QUICK`].
+const MANY_FETCHERS: usize = 64;
+const QUICK: Duration = Duration::from_millis(250);
 /// Everybody knows everybody up to this size of a crowd.
 const MESH: usize = 16;
-/// Neighbours that a member is given in a larger one. A link counts for both ends, so that the mean is about ten.
-const LINKS: usize = 5;
+/// Neighbours that a member is given in a larger one. A link counts for both ends, so that the mean is about twenty.
+const LINKS: usize = 10;
+/// One that has so many links is given no more. It has to be well above the mean: if all early members were full, later ones
+/// would only know each other, and pieces would go through the crowd hand to hand.
+const FULL: usize = 24;
 /// The largest lease, in bytes. A registry that reads ahead for each request pays for smaller ones.
 const LARGEST: u64 = 4 << 20;
 /// What the first lease of a member may be, and an import, in bytes.
@@ -56,6 +64,11 @@ const SLOWER: u64 = 2;
 pub(crate) struct Crowd {
     layout: Layout,
     members: BTreeMap<SocketAddr, Member>,
+    zones: BTreeMap<String, Zone>,
+    /// Members with a lease or an import.
+    takers: BTreeSet<SocketAddr>,
+    /// Nobody is gone before.
+    soonest: Instant,
     /// Grants nothing before: members of an older crowd are still being learned of.
     listens_until: Option<Instant>,
     random: StdRng,
@@ -82,7 +95,15 @@ impl Crowd {
     /// An empty crowd, with the seed of its choices. `followed` says that there was an owner before.
     pub(crate) fn new(layout: Layout, seed: u64, followed: bool, now: Instant) -> Self {
         let listens_until = followed.then(|| now + LISTEN);
-        Self { layout, members: BTreeMap::new(), listens_until, random: StdRng::seed_from_u64(seed) }
+        Self {
+            layout,
+            members: BTreeMap::new(),
+            zones: BTreeMap::new(),
+            takers: BTreeSet::new(),
+            soonest: now,
+            listens_until,
+            random: StdRng::seed_from_u64(seed),
+        }
     }
 
     /// Whether nobody is left in it.
@@ -119,22 +140,56 @@ impl Crowd {
             }
             member.leases += u32::from(lease.is_some());
             member.due = now + if member.held.is_full() { SEEDS } else { again * 2 + GRACE };
+            self.soonest = self.soonest.min(member.due);
         }
+        self.note_taker(from);
         Some(Joined { lease, imports, neighbours, again: again.as_millis() as u32, owner: epoch })
     }
 
     fn forget(&mut self, now: Instant) {
+        if now < self.soonest {
+            return;
+        }
         let gone: Vec<_> = self.members.iter().filter(|(_, member)| member.due <= now).map(|(addr, _)| *addr).collect();
         for addr in gone {
-            self.members.remove(&addr);
-            for member in self.members.values_mut() {
-                member.links.remove(&addr);
+            self.remove(addr);
+        }
+        self.soonest = self.members.values().map(|member| member.due).min().unwrap_or(now);
+    }
+
+    fn remove(&mut self, addr: SocketAddr) {
+        let Some(member) = self.members.remove(&addr) else { return };
+        self.takers.remove(&addr);
+        if let Some(zone) = self.zones.get_mut(&member.zone) {
+            zone.leave(addr, &member.held);
+            if zone.len() == 0 {
+                self.zones.remove(&member.zone);
             }
+        }
+        for link in member.links {
+            if let Some(other) = self.members.get_mut(&link) {
+                other.links.remove(&addr);
+            }
+        }
+    }
+
+    fn note_taker(&mut self, addr: SocketAddr) {
+        if self.members.get(&addr).is_some_and(Member::is_fetching) {
+            self.takers.insert(addr);
+        } else {
+            self.takers.remove(&addr);
         }
     }
 
     fn note(&mut self, from: SocketAddr, join: &Join, held: FixedBitSet, fetching: FixedBitSet, now: Instant) {
         let count = self.layout.count() as usize;
+        if self.members.get(&from).is_some_and(|member| member.zone != join.zone) {
+            self.remove(from);
+        }
+        let zone = self.zones.entry(join.zone.clone()).or_insert_with(|| Zone::new(count));
+        if !self.members.contains_key(&from) {
+            zone.enter(from);
+        }
         let member = self.members.entry(from).or_insert_with(|| Member {
             zone: join.zone.clone(),
             held: FixedBitSet::with_capacity(count),
@@ -157,24 +212,29 @@ impl Crowd {
         if now.saturating_duration_since(member.granted_at) > BUSY * 2 {
             member.granted.clear();
         }
+        zone.holds(&member.held, &held);
         (member.held, member.fetching) = (held, fetching);
         if let Reach::Ranges { rate } = join.registry {
             member.rate = rate;
         }
-        member.zone.clone_from(&join.zone);
+        self.note_taker(from);
     }
 
     /// What somebody has or is about to have, for one who asks from the zone `asker`: all over, or in one zone.
     fn claimed(&self, asker: &str, zone: Option<&str>, now: Instant) -> FixedBitSet {
         let mut claimed = FixedBitSet::with_capacity(self.layout.count() as usize);
-        for member in self.members.values().filter(|member| zone.is_none_or(|zone| member.zone == zone)) {
+        for (name, members) in self.zones.iter().filter(|(name, _)| zone.is_none_or(|zone| *name == zone)) {
+            members.add_parts(&mut claimed);
             // One that has all no longer reports. Its neighbours see what it has; the owner could not tell if it died.
-            if !member.held.is_full() || member.zone != asker {
-                claimed.union_with(&member.held);
+            if members.whole > 0 && name != asker {
+                claimed.insert_range(..);
             }
-            if now.saturating_duration_since(member.progress) <= STALLED {
-                claimed.union_with(&member.fetching);
-                claimed.union_with(&member.granted);
+        }
+        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
+        for taker in takers.filter(|taker| zone.is_none_or(|zone| taker.zone == zone)) {
+            if now.saturating_duration_since(taker.progress) <= STALLED {
+                claimed.union_with(&taker.fetching);
+                claimed.union_with(&taker.granted);
             }
         }
         claimed
@@ -184,16 +244,24 @@ impl Crowd {
         let member = self.members.get(&from)?;
         let mut free = unseen.clone();
         free.difference_with(&self.claimed(&member.zone, None, now));
-        let fetchers = self.members.values().filter(|member| member.is_fetching()).count();
+        let fetchers = self.takers.len();
         match reach {
             Reach::Whole if fetchers == 0 || member.is_fetching() => run(&free, usize::MAX),
-            Reach::Ranges { .. } if fetchers < FETCHERS || member.is_fetching() => {
+            Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_fetching() => {
                 let largest = self.largest(member)?;
                 let fair = free.count_ones(..) / (2 * fetchers.max(1));
                 run(&free, fair.max(self.pieces(LEAST)).min(largest))
             }
             _ => None,
         }
+    }
+
+    /// How many may take from the registry: each has its first piece to give the later, the more there are.
+    fn most_fetchers(&self) -> usize {
+        let rates = || self.takers.iter().filter_map(|addr| self.members.get(addr)).map(|member| member.rate);
+        let known = rates().filter(|rate| *rate > 0).count() as u64;
+        let quick = self.layout.piece_size() * 1000 / QUICK.as_millis() as u64;
+        if known > 0 && rates().sum::<u64>() / known >= quick { MANY_FETCHERS } else { FETCHERS }
     }
 
     fn pieces(&self, bytes: u64) -> usize {
@@ -203,10 +271,10 @@ impl Crowd {
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another.
     fn largest(&self, member: &Member) -> Option<usize> {
         let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
-        let (here, abroad): (Vec<_>, Vec<_>) = self.members.values().partition(|other| other.zone == member.zone);
-        if abroad.is_empty() {
+        if self.zones.len() <= 1 {
             return Some(largest);
         }
+        let (here, abroad): (Vec<_>, Vec<_>) = self.members.values().partition(|other| other.zone == member.zone);
         let fastest = |zone: &[&Member]| zone.iter().map(|member| member.rate).max().unwrap_or_default();
         match (fastest(&here), fastest(&abroad)) {
             // One piece shows how fast the registry is from here.
@@ -219,29 +287,52 @@ impl Crowd {
     fn import(&self, from: SocketAddr, unseen: &FixedBitSet, now: Instant) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
         let mut free = FixedBitSet::with_capacity(unseen.len());
-        for other in self.members.values().filter(|other| other.zone != member.zone) {
-            free.union_with(&other.held);
+        for (_, abroad) in self.zones.iter().filter(|(name, _)| **name != member.zone) {
+            abroad.add_parts(&mut free);
+            if abroad.whole > 0 {
+                free.insert_range(..);
+            }
         }
         free.intersect_with(unseen);
         free.difference_with(&self.claimed(&member.zone, Some(&member.zone), now));
-        let here = self.members.values().filter(|other| other.zone == member.zone && !other.held.is_full()).count();
+        let here = self.zones.get(&member.zone).map_or(0, |zone| zone.len() - zone.whole);
         let fair = free.count_ones(..) / (4 * here.max(1));
         run(&free, fair.clamp(1, self.pieces(FIRST)))
     }
 
-    /// Neighbours for one that has so many: those with the fewest first, so that all have about the same number.
+    /// Neighbours for one that has so many: of its zone where there are any, and any of them with the same chance, so that
+    /// it is few steps from everybody to everybody.
     fn introduce(&mut self, from: SocketAddr, has: usize) -> Vec<SocketAddr> {
         let wanted = if self.members.len() <= MESH + 1 { MESH } else { LINKS };
-        let Some(member) = self.members.get(&from) else { return Vec::new() };
+        let Self { members, zones, random, .. } = self;
+        let Some(member) = members.get(&from) else { return Vec::new() };
         // Links that it was told of and has not are with nodes that it could not reach.
         let amount = wanted.saturating_sub(has.min(member.links.len())).min(MAX_PROVIDERS);
-        let zone = &member.zone;
-        let strangers = self.members.iter().filter(|(addr, _)| **addr != from && !member.links.contains(addr));
-        let mut others: Vec<_> = strangers
-            .map(|(addr, other)| (other.zone != *zone, other.links.len(), self.random.random::<u32>(), *addr))
-            .collect();
-        others.sort_unstable();
-        let chosen: Vec<_> = others.into_iter().take(amount).map(|(.., addr)| addr).collect();
+        if amount == 0 {
+            return Vec::new();
+        }
+        let mut chosen: Vec<SocketAddr> = Vec::new();
+        let own = zones.get_mut(&member.zone).into_iter();
+        let mut near: Vec<&mut Zone> = own.collect();
+        for full in [FULL, usize::MAX] {
+            for zone in &mut near {
+                let more = zone.some(amount - chosen.len(), random, |addr| {
+                    let links = members.get(addr).map_or(usize::MAX, |other| other.links.len());
+                    *addr != from && links < full && !member.links.contains(addr) && !chosen.contains(addr)
+                });
+                chosen.extend(more);
+            }
+        }
+        let mut far: Vec<&mut Zone> =
+            zones.iter_mut().filter(|(name, _)| **name != member.zone).map(|(_, zone)| zone).collect();
+        while chosen.len() < amount && !far.is_empty() {
+            let at = random.random_range(0..far.len());
+            let one = far[at].some(1, random, |addr| !member.links.contains(addr) && !chosen.contains(addr));
+            if one.is_empty() {
+                far.swap_remove(at);
+            }
+            chosen.extend(one);
+        }
         for addr in &chosen {
             if let Some(other) = self.members.get_mut(addr) {
                 other.links.insert(from);

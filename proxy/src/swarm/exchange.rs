@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,19 +39,21 @@ use crate::{
 };
 
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
-const SLOTS: usize = 16;
+pub const SLOTS: usize = 16;
 /// Connections from members at a time.
-const CONNECTIONS: usize = 1024;
+pub const CONNECTIONS: usize = 1024;
 /// Connections from one member at a time: it makes one, and another when that broke.
 const OF_ONE_MEMBER: usize = 8;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
-const SLOW_READER: Duration = Duration::from_secs(10);
+pub const SLOW_READER: Duration = Duration::from_secs(10);
 /// Pieces that came within this time are told of together.
-const HAVE_BATCH: Duration = Duration::from_millis(30);
+pub const HAVE_BATCH: Duration = Duration::from_millis(30);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
+/// With half of the connections taken they are closed this soon: a large crowd's owner talks to each of it now and then.
+pub const CROWDED_IDLE: Duration = Duration::from_millis(50);
 
 /// The serving side; one per node.
 #[derive(Debug)]
@@ -68,15 +70,28 @@ pub(crate) struct Exchange {
     /// Connections of each member.
     places: Places,
     sent: AtomicU64,
+    /// From members, now.
+    connections: AtomicUsize,
 }
 
 impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
         let slots = Semaphore::new(SLOTS);
-        let (sessions, tracker) = (Sessions::default(), Mutex::default());
+        let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
-        let (places, sent) = (Places::default(), AtomicU64::new(0));
-        Self { store, members, herald, boot, sessions, leases, tracker, slots, places, sent }
+        Self {
+            store,
+            members,
+            herald,
+            boot,
+            sessions,
+            leases,
+            tracker,
+            slots,
+            places: Places::default(),
+            sent: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+        }
     }
 
     /// The books, for when we are asked by ourselves.
@@ -100,6 +115,7 @@ impl Exchange {
     pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint) {
         let mut connections = JoinSet::new();
         loop {
+            self.connections.store(connections.len(), Ordering::Relaxed);
             tokio::select! {
                 incoming = endpoint.accept() => match incoming {
                     Some(incoming) if connections.len() >= CONNECTIONS => incoming.refuse(),
@@ -121,13 +137,15 @@ impl Exchange {
         };
         let mut streams = JoinSet::new();
         loop {
+            let crowded = self.connections.load(Ordering::Relaxed) > CONNECTIONS / 2;
+            let idle = if crowded { CROWDED_IDLE } else { IDLE };
             tokio::select! {
                 stream = connection.accept_bi() => match stream {
                     Ok((send, receive)) => { streams.spawn(self.clone().stream(from, send, receive)); }
                     Err(_) => return,
                 },
                 Some(_) = streams.join_next() => {}
-                () = tokio::time::sleep(IDLE), if streams.is_empty() => return close_idle(&connection),
+                () = tokio::time::sleep(idle), if streams.is_empty() => return close_idle(&connection),
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Getting the pieces of one blob together with everybody else who wants it: neighbours give what they have, the owner
 //! says what this node takes from the registry for all, and the plan says whom to ask for what. This file asks.
 
+pub(super) mod course;
 mod lease;
 mod wish;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     ops::Range,
     sync::{Arc, atomic::Ordering},
@@ -15,8 +16,11 @@ use std::{
 use fixedbitset::FixedBitSet;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use self::lease::{Lease, Registry};
 pub use self::wish::{Blame, Declined, Fetched, Given, Leases, PeerFault, Wish};
+use self::{
+    course::{Course, Outlook},
+    lease::Taking,
+};
 
 use super::{
     Located, Quarantine,
@@ -24,22 +28,13 @@ use super::{
         Exchange,
         get::{self, GetError, Want},
     },
-    frame::{Join, Joined, Pieces, Reach},
+    frame::{Joined, Reach},
     locate,
-    plan::{Ask, Failure, Plan},
+    plan::{Ask, Failure},
     pool::Pool,
     sessions::Session,
 };
 use crate::store::{StoreError, piece::Layout};
-
-/// Neighbours at most, whoever named them.
-const NEIGHBOURS: usize = 32;
-/// When nothing came for so long and the registry will not help, it is over.
-const HOPELESS: Duration = Duration::from_secs(10);
-/// The owner is not asked more often than this.
-const MIN_PAUSE: Duration = Duration::from_millis(10);
-/// The owner is asked again after this when it did not answer.
-const RETRY: Duration = Duration::from_millis(250);
 
 enum Report {
     Has(SocketAddr, Result<FixedBitSet, GetError>),
@@ -65,17 +60,12 @@ pub(super) async fn fetch(
         pool,
         quarantine,
         layout,
-        plan: Plan::new(&partial.pieces(), wanted.clone(), rand::random()),
+        course: Course::new(layout, &partial.pieces(), wanted.clone(), rand::random(), Instant::now()),
         tasks: JoinSet::new(),
         reports,
-        neighbours: BTreeSet::new(),
         bytes: BTreeMap::new(),
         fetched: Fetched::default(),
-        registry: Registry::default(),
-        leases: Vec::new(),
-        crowd: Crowd::new(),
-        progress: Instant::now(),
-        pushing: false,
+        takings: Vec::new(),
         wish,
     };
     // Another size is another blob: the registry knows better.
@@ -101,43 +91,17 @@ struct Fetch<'a> {
     quarantine: &'a Arc<Quarantine>,
     wish: Wish,
     layout: Layout,
-    plan: Plan,
+    course: Course,
     tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
-    neighbours: BTreeSet<SocketAddr>,
     bytes: BTreeMap<SocketAddr, u64>,
     fetched: Fetched,
-    registry: Registry,
-    leases: Vec<Lease>,
-    crowd: Crowd,
-    /// When a piece last came, from anywhere.
-    progress: Instant,
-    /// Nothing came for too long; until a neighbour gives something, the registry is asked without leases.
-    pushing: bool,
-}
-
-/// How we stand with the owner.
-#[derive(Debug)]
-struct Crowd {
-    asking: bool,
-    asked: Instant,
-    due: Instant,
-    /// The last answer had nothing for us.
-    nothing: bool,
-    owner: u64,
-}
-
-impl Crowd {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { asking: false, asked: now, due: now, nothing: false, owner: 0 }
-    }
+    takings: Vec<Taking>,
 }
 
 impl Fetch<'_> {
     async fn run(&mut self, mut session: Session, incoming: &mut mpsc::Receiver<Report>) {
         let mut changes = self.wish.partial.watch();
-        let mut had = 0;
         loop {
             changes.mark_unchanged();
             self.fetched.failed = self.wish.partial.failure();
@@ -146,29 +110,25 @@ impl Fetch<'_> {
             }
             let held = self.wish.partial.pieces();
             let now = Instant::now();
-            let has = held.count_ones(..);
-            if has > had {
-                (had, self.progress) = (has, now);
-            }
             self.give_up_stalled(now);
-            self.plan.settle(&held);
-            self.plan.set_cursor(self.wish.cursor.load(Ordering::Relaxed));
-            // The last piece is here before its bearer has said so.
-            if self.is_done(&held) && self.plan.is_idle() {
-                self.say_goodbye(&held);
-                return;
+            match self.course.look(&held, self.wish.cursor.load(Ordering::Relaxed), now) {
+                Outlook::Going => {}
+                Outlook::Done => return self.say_goodbye(&held),
+                Outlook::Hopeless => return,
             }
-            if self.is_hopeless(now) {
-                return;
-            }
-            while let Some(ask) = self.plan.next(now) {
+            while let Some(ask) = self.course.next(now) {
                 if !self.ask(ask) {
                     return;
                 }
             }
-            self.push_on(now);
-            self.join(&held, now);
-            let wake = self.wake(now);
+            if let Some(pieces) = self.course.push_on(now) {
+                tracing::info!(blob = %self.wish.partial.digest(), ?pieces, "nobody brings anything, asking the registry");
+                self.take(pieces);
+            }
+            if let Some(registry) = self.course.join(&held, self.under_way(), now) {
+                self.join(&held, registry);
+            }
+            let wake = self.course.wake(now);
             tokio::select! {
                 Some(report) = incoming.recv() => {
                     if !self.note(report) {
@@ -183,33 +143,15 @@ impl Fetch<'_> {
         }
     }
 
-    fn is_done(&self, held: &FixedBitSet) -> bool {
-        let end = self.wish.wanted.end.min(self.layout.count());
-        (self.wish.wanted.start..end).all(|index| held.contains(index as usize))
-    }
-
-    fn is_hopeless(&self, now: Instant) -> bool {
-        let alone = self.crowd.owner != 0 && self.neighbours.is_empty();
-        let stuck = self.leases.is_empty() && self.plan.is_over();
-        let quiet = now.saturating_duration_since(self.progress);
-        stuck && (self.registry.never && (alone || quiet > HOPELESS) || quiet > HOPELESS * 6)
-    }
-
-    /// When to look again if nothing happens.
-    fn wake(&self, now: Instant) -> Instant {
-        let due = if self.crowd.asking { now + RETRY } else { self.crowd.due };
-        due.max(now + MIN_PAUSE)
-    }
-
     /// Follows what a neighbour has. One that has all of it needs not be followed.
     fn watch(&mut self, peer: SocketAddr, complete: bool) {
-        if peer == self.exchange.members.me() || self.neighbours.len() >= NEIGHBOURS || !self.neighbours.insert(peer) {
+        if peer == self.exchange.members.me() || !self.course.meet(peer) {
             return;
         }
         if complete {
             let mut all = FixedBitSet::with_capacity(self.layout.count() as usize);
             all.insert_range(..);
-            self.plan.set_peer(peer, &all, self.exchange.members.is_near(peer));
+            self.course.has(peer, &all, self.exchange.members.is_near(peer));
             return;
         }
         let (pool, blob, layout) = (self.pool.clone(), self.wish.partial.digest(), self.layout);
@@ -230,7 +172,7 @@ impl Fetch<'_> {
         let writer = match self.wish.partial.writer(ask.index) {
             Ok(writer) => writer,
             Err(StoreError::Taken(_)) => {
-                self.plan.elsewhere(ask.index);
+                self.course.elsewhere(ask.index);
                 return true;
             }
             Err(error) => {
@@ -249,31 +191,18 @@ impl Fetch<'_> {
         true
     }
 
-    /// Asks the owner, when it is time or when there is room for another lease.
-    fn join(&mut self, held: &FixedBitSet, now: Instant) {
-        let crowd = &self.crowd;
-        if crowd.asking {
-            return;
-        }
-        let unseen = self.plan.unseen();
-        let room = self.has_room(held, now);
-        let wants = room && !unseen.is_clear() && !crowd.nothing;
-        let pause = now.saturating_duration_since(crowd.asked) >= MIN_PAUSE || crowd.owner == 0;
-        if crowd.due > now && !(wants && pause) {
-            return;
-        }
-        let registry = match (room, self.registry.whole) {
-            (false, _) => Reach::No,
-            (true, true) => Reach::Whole,
-            (true, false) => Reach::Ranges { rate: self.registry.rate },
-        };
-        let join = self.report(held, registry);
-        self.crowd.asking = true;
-        self.crowd.asked = now;
+    /// Asks the owner.
+    fn join(&mut self, held: &FixedBitSet, registry: Reach) {
+        let join = self.course.report(self.wish.partial.digest(), held, registry, self.who());
         let (exchange, pool, reports) = (self.exchange.clone(), self.pool.clone(), self.reports.clone());
         self.tasks.spawn(async move {
             let _ = reports.send(Report::Joined(locate::join(&exchange, &pool, join).await)).await;
         });
+    }
+
+    /// Our zone, and by which registry's word we may have the blob.
+    fn who(&self) -> (&str, &str) {
+        (self.exchange.members.zone(), &self.wish.served_by)
     }
 
     /// The owner shall know that all is here: members in other zones will want it.
@@ -282,25 +211,9 @@ impl Fetch<'_> {
             return;
         }
         let (exchange, pool) = (self.exchange.clone(), self.pool.clone());
-        let join = self.report(held, Reach::No);
+        let join = self.course.report(self.wish.partial.digest(), held, Reach::No, self.who());
         // Not among the tasks, which end with the fetch. It ends by its own deadline.
         tokio::spawn(async move { locate::join(&exchange, &pool, join).await });
-    }
-
-    fn report(&self, held: &FixedBitSet, registry: Reach) -> Join {
-        let size = self.layout.size();
-        Join {
-            blob: self.wish.partial.digest(),
-            size,
-            held: Pieces::some(size, held),
-            fetching: Pieces::some(size, &self.plan.fetching(held)),
-            unseen: Pieces::some(size, &self.plan.unseen()),
-            registry,
-            zone: self.exchange.members.zone().to_owned(),
-            neighbours: self.neighbours.len() as u16,
-            served_by: self.wish.served_by.clone(),
-            owner: self.crowd.owner,
-        }
     }
 
     /// Whether it is worth going on.
@@ -308,16 +221,14 @@ impl Fetch<'_> {
         let now = Instant::now();
         match report {
             Report::Has(peer, Ok(pieces)) => {
-                self.plan.set_peer(peer, &pieces, self.exchange.members.is_near(peer));
+                self.course.has(peer, &pieces, self.exchange.members.is_near(peer));
             }
             Report::Has(peer, Err(error)) => {
-                self.plan.drop_peer(peer);
-                self.neighbours.remove(&peer);
+                self.course.lost(peer);
                 self.blame(peer, &error);
             }
             Report::Piece(ask, Ok(bytes)) => {
-                self.plan.done(ask.index, now);
-                self.pushing = false;
+                self.course.came(ask.index, now);
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {
@@ -330,32 +241,21 @@ impl Fetch<'_> {
                     GetError::Quarantined | GetError::NotHere => Failure::Piece,
                     _ => Failure::Peer,
                 };
-                self.plan.failed(ask.index, failure);
+                self.course.failed(ask.index, failure);
             }
-            Report::Lease { pieces, took, ended } => self.lease_ended(pieces, took, ended, now),
+            Report::Lease { pieces, took, ended } => self.took(&pieces, took, ended, now),
             Report::Joined(joined) => self.joined(joined, now),
         }
         true
     }
 
     fn joined(&mut self, joined: Option<Joined>, now: Instant) {
-        self.crowd.asking = false;
-        let Some(joined) = joined else {
-            self.crowd.due = now + RETRY;
-            return;
-        };
-        self.crowd.owner = joined.owner;
-        self.crowd.due = now + Duration::from_millis(joined.again.into()).max(MIN_PAUSE);
-        self.crowd.nothing = joined.lease.is_none() && joined.imports.is_none();
-        if let Some(pieces) = joined.imports {
-            self.plan.import(pieces);
-        }
-        for addr in joined.neighbours {
+        let leased = self.course.joined(joined.as_ref(), now);
+        for addr in joined.into_iter().flat_map(|joined| joined.neighbours) {
             self.watch(addr, false);
         }
-        if let Some(pieces) = joined.lease {
-            self.pushing = false;
-            self.lease(pieces);
+        if let Some(pieces) = leased {
+            self.take(pieces);
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) const MAX_ZONE: usize = 64;
 /// The most blobs in one announcement.
 pub(crate) const MAX_HOLDINGS: usize = 256;
 /// How long a frame may take once it is due.
-pub(crate) const FRAME_DEADLINE: Duration = Duration::from_secs(2);
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Reset codes of a stream.
 pub(crate) mod code {
@@ -97,34 +97,34 @@ pub(crate) enum Answer {
 /// One of a crowd that brings the same blob tells the owner how it stands. Everything is told each time, so an owner that
 /// knows nothing yet knows all after one round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Join {
+pub struct Join {
     /// Which blob.
-    pub(crate) blob: Digest,
+    pub blob: Digest,
     /// Its length in bytes, by the manifest that lists it or the registry's own answer.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Held by the asker.
-    pub(crate) held: Pieces,
+    pub held: Pieces,
     /// On the way to it by a lease.
-    pub(crate) fetching: Pieces,
+    pub fetching: Pieces,
     /// Wanted, and with none of the asker's neighbours in its zone.
-    pub(crate) unseen: Pieces,
+    pub unseen: Pieces,
     /// How the registry can be asked.
-    pub(crate) registry: Reach,
+    pub registry: Reach,
     /// The asker's zone; empty where there are none.
-    pub(crate) zone: String,
+    pub zone: String,
     /// How many neighbours it has in this crowd.
-    pub(crate) neighbours: u16,
+    pub neighbours: u16,
     /// By which registry's word it may have the blob. A crowd is of one registry: what that has never served is not given
     /// to those who have only its word.
-    pub(crate) served_by: String,
+    pub served_by: String,
     /// The boot epoch of the owner that answered it last, 0 for none: another one than ours means that there was a crowd
     /// before we knew of it.
-    pub(crate) owner: u64,
+    pub owner: u64,
 }
 
 /// Whether and how the asker can take pieces from the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// Not now: it has enough to do, or was refused.
     No,
     /// By ranges.
@@ -138,17 +138,17 @@ pub(crate) enum Reach {
 
 /// An owner's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Joined {
+pub struct Joined {
     /// Take these from the registry.
-    pub(crate) lease: Option<Range<u32>>,
+    pub lease: Option<Range<u32>>,
     /// Take these from members in other zones.
-    pub(crate) imports: Option<Range<u32>>,
+    pub imports: Option<Range<u32>>,
     /// Further neighbours.
-    pub(crate) neighbours: Vec<SocketAddr>,
+    pub neighbours: Vec<SocketAddr>,
     /// Ask again after so many milliseconds at the latest.
-    pub(crate) again: u32,
+    pub again: u32,
     /// The owner's boot epoch.
-    pub(crate) owner: u64,
+    pub owner: u64,
 }
 
 /// How nodes introduce themselves.
@@ -166,44 +166,44 @@ pub(crate) struct Hello {
 
 /// Changes of what a node holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Announce {
+pub struct Announce {
     /// Held now.
-    pub(crate) held: Vec<Holding>,
+    pub held: Vec<Holding>,
     /// No longer held.
-    pub(crate) gone: Vec<Digest>,
+    pub gone: Vec<Digest>,
 }
 
 /// One blob that a node holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holding {
+pub struct Holding {
     /// Which.
-    pub(crate) blob: Digest,
+    pub blob: Digest,
     /// Its whole length in bytes.
-    pub(crate) size: u64,
+    pub size: u64,
     /// All of it, or a part that grows.
-    pub(crate) complete: bool,
+    pub complete: bool,
     /// Where a registry served it.
-    pub(crate) provenance: Vec<Provenance>,
+    pub provenance: Vec<Provenance>,
 }
 
 /// What an owner knows of a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub struct Record {
     /// Its length in bytes, as its providers say.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Some that have it, wholly (`true`) or in part.
-    pub(crate) providers: Vec<(SocketAddr, bool)>,
+    pub providers: Vec<(SocketAddr, bool)>,
     /// Where registries served it.
-    pub(crate) provenance: Vec<Provenance>,
+    pub provenance: Vec<Provenance>,
 }
 
 /// A set of pieces of a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Pieces {
+pub struct Pieces {
     /// The blob's length in bytes; the number of pieces follows from it.
-    pub(crate) size: u64,
+    pub size: u64,
     /// `None` for all of them, else one bit for each, lowest first.
-    pub(crate) bits: Option<Vec<u64>>,
+    pub bits: Option<Vec<u64>>,
 }
 
 /// Why a frame did not come or go.
@@ -285,12 +285,12 @@ fn are_told(provenance: &[Provenance]) -> bool {
 
 impl Pieces {
     /// All pieces of a blob.
-    pub(crate) fn all(size: u64) -> Self {
+    pub fn all(size: u64) -> Self {
         Self { size, bits: None }
     }
 
     /// These pieces of a blob.
-    pub(crate) fn some(size: u64, set: &FixedBitSet) -> Self {
+    pub fn some(size: u64, set: &FixedBitSet) -> Self {
         let bits = (0..set.len().div_ceil(64))
             .map(|word| (0..64).fold(0, |bits, bit| bits | u64::from(set.contains(word * 64 + bit)) << bit))
             .collect();
@@ -298,7 +298,7 @@ impl Pieces {
     }
 
     /// The set, as long as the blob has pieces; `None` when the message contradicts itself.
-    pub(crate) fn to_set(&self) -> Option<FixedBitSet> {
+    pub fn to_set(&self) -> Option<FixedBitSet> {
         let count = Layout::new(self.size).ok()?.count() as usize;
         let mut set = FixedBitSet::with_capacity(count);
         match &self.bits {

@@ -11,14 +11,14 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use super::{
     exchange::Exchange,
     frame::{Answer, Join, Joined, Record, Request},
-    pool::Pool,
+    pool::{AskError, Pool},
 };
 use crate::{oci::digest::Digest, store::Provenance};
 
 /// All of it ends by then: the registry is waiting.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// The next owner is asked when the one before has been silent for this long.
-const STAGGER: Duration = Duration::from_millis(20);
+pub const STAGGER: Duration = Duration::from_millis(20);
 
 /// Where a blob can be had from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> O
 }
 
 /// Asks the first owner that answers what this node may do in the crowd that brings a blob. When no other can be asked, we
-/// are the owner of a crowd of one. `None` when the owner will not have us.
+/// are the owner of a crowd of one. `None` when the owner will not have us, or not now.
 pub(super) async fn join(exchange: &Exchange, pool: &Pool, join: Join) -> Option<Joined> {
     let me = exchange.members.me();
     for owner in exchange.members.owners(&join.blob) {
@@ -105,6 +105,8 @@ pub(super) async fn join(exchange: &Exchange, pool: &Pool, join: Join) -> Option
             // Another crowd than ours, or no room: we go on alone. Others are asked only when this one is out of reach,
             // because two that grant cost twice.
             Ok(_) => break,
+            // It is asked again in a moment.
+            Err(AskError::Busy) => return None,
             Err(error) => {
                 tracing::info!(blob = %join.blob, %owner, %error, "an owner does not answer, asking the next")
             }

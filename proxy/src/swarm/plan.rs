@@ -19,22 +19,28 @@ use std::{
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// Open requests in all.
-pub const IN_ALL: usize = 30;
+/// Open requests in all. All nodes have about the same number open, and so the same share of what the crowd gives; more
+/// would only wait in line.
+pub const IN_ALL: usize = 20;
 /// Open requests to one peer when there are many.
 pub const PER_PEER: usize = 2;
 /// The same when there are few.
 const PER_PEER_OF_FEW: usize = 4;
 /// So many requests are shared out to few peers.
-const TO_FEW: usize = 8;
+const TO_FEW: usize = IN_ALL;
 /// A peer that failed so often is not asked again.
 const STRIKES: u32 = 3;
 /// No request is called stalled before this much silence.
 pub const MIN_PATIENCE: Duration = Duration::from_secs(2);
+/// The same before any piece has come: all of a crowd ask at once then, and a first request may stand in a long line.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer than this for a byte.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 /// Silence is measured against this many times the usual time of a piece.
 const PATIENCE: u32 = 4;
+
+/// Pieces in one word of a set.
+const WORD: usize = usize::BITS as usize;
 
 /// A request to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,12 +140,14 @@ impl Plan {
         let mut now = FixedBitSet::with_capacity(size);
         now.union_with(has);
         now.difference_with(&known.failed);
-        let changed: Vec<usize> = known.has.symmetric_difference(&now).filter(|index| *index < size).collect();
-        for index in changed {
-            let count = &mut self.holders[index];
-            *count = if now.contains(index) { count.saturating_add(1) } else { count.saturating_sub(1) };
-            known.has.set(index, now.contains(index));
+        // A crowd tells often and little, so whole words are compared.
+        for (word, (old, new)) in known.has.as_slice().iter().zip(now.as_slice()).enumerate() {
+            for index in bits(old ^ new).map(|bit| word * WORD + bit).take_while(|index| *index < size) {
+                let count = &mut self.holders[index];
+                *count = if now.contains(index) { count.saturating_add(1) } else { count.saturating_sub(1) };
+            }
         }
+        known.has = now;
     }
 
     /// The peer is gone; what is open with it ends by itself.
@@ -278,7 +286,7 @@ impl Plan {
 
     /// Whether nothing is open and nothing can be asked: all is done, or nobody has the rest.
     pub fn is_over(&self) -> bool {
-        let askable = |peer: &Peer| self.todo.ones().any(|index| peer.may_give(index, &self.imports));
+        let askable = |peer: &Peer| peer.among(&self.todo, &self.imports).next().is_some();
         self.open.is_empty() && !self.peers.values().any(askable)
     }
 
@@ -290,32 +298,20 @@ impl Plan {
     fn pick(&mut self, addr: SocketAddr, usable: usize) -> Option<u32> {
         let Self { peers, todo, imports, holders, random, .. } = self;
         let peer = peers.get(&addr)?;
-        let (mut first, mut before, mut rarest, mut ties) = (None, None, None, 0);
-        for index in todo.ones().filter(|index| peer.may_give(*index, imports)) {
-            if index >= self.cursor as usize {
-                first = first.or(Some(index));
-                if self.in_order {
-                    return Some(index as u32);
-                }
-            } else {
-                before = before.or(Some(index));
-            }
-            let holders = usize::from(holders[index]);
-            if holders >= usable {
-                continue;
-            }
-            match rarest {
-                Some((least, _)) if holders > least => {}
-                Some((least, _)) if holders == least => {
-                    ties += 1;
-                    if random.random_range(0..=ties) == 0 {
-                        rarest = Some((holders, index));
-                    }
-                }
-                _ => (rarest, ties) = (Some((holders, index)), 0),
-            }
+        let askable = || peer.among(todo, imports);
+        let ahead = || askable().find(|index| *index >= self.cursor as usize);
+        if self.in_order
+            && let Some(first) = ahead()
+        {
+            return Some(first as u32);
         }
-        rarest.map(|(_, index)| index).or(first).or(before).map(|index| index as u32)
+        let count = |index: &usize| usize::from(holders[*index]);
+        let least = askable().map(|index| count(&index)).min()?;
+        if least >= usable {
+            return ahead().or_else(|| askable().next()).map(|index| index as u32);
+        }
+        let rarest = || askable().filter(|index| count(index) == least);
+        rarest().nth(random.random_range(0..rarest().count())).map(|index| index as u32)
     }
 
     fn close(&mut self, index: u32) -> Option<(Instant, SocketAddr)> {
@@ -333,8 +329,8 @@ impl Plan {
 
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
     fn patience(&self) -> Duration {
-        let usual = self.peers.values().filter_map(|peer| peer.usual).max().unwrap_or_default();
-        (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE)
+        let usual = self.peers.values().filter_map(|peer| peer.usual).max();
+        usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
 }
 
@@ -343,8 +339,13 @@ impl Peer {
         self.open < per_peer && !self.has.is_clear()
     }
 
-    fn may_give(&self, index: usize, imports: &FixedBitSet) -> bool {
-        self.has.contains(index) && (self.near || imports.contains(index))
+    /// Those of `todo` that it may be asked for, lowest first.
+    fn among<'a>(&'a self, todo: &'a FixedBitSet, imports: &'a FixedBitSet) -> impl Iterator<Item = usize> + 'a {
+        let words = todo.as_slice().iter().zip(self.has.as_slice()).zip(imports.as_slice()).enumerate();
+        words.flat_map(|(word, ((todo, has), imports))| {
+            let may = if self.near { usize::MAX } else { *imports };
+            bits(todo & has & may).map(move |bit| word * WORD + bit)
+        })
     }
 
     fn lose_all(&mut self, holders: &mut [u16]) {
@@ -353,4 +354,11 @@ impl Peer {
         }
         self.has.clear();
     }
+}
+
+/// The bits that are set, lowest first.
+fn bits(word: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
+        .take_while(|word| *word != 0)
+        .map(|word| word.trailing_zeros() as usize)
 }

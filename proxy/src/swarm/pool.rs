@@ -9,7 +9,9 @@ use std::{
 
 use iroh::{
     Endpoint,
-    endpoint::{Connection, ConnectionError, RecvStream, SendStream},
+    endpoint::{
+        ConnectError, ConnectingError, Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode,
+    },
 };
 
 use super::{
@@ -18,7 +20,7 @@ use super::{
 };
 
 /// A member of the same cluster that takes longer than this is as good as away.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+pub const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// An unused connection is closed after this: each costs a heartbeat every few seconds.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -28,6 +30,9 @@ pub(crate) enum AskError {
     /// Not a member, or it could not be reached.
     #[error("the peer cannot be reached")]
     Unreachable,
+    /// It lives, and has as many connections as it may.
+    #[error("the peer has too many connections")]
+    Busy,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(#[from] ConnectionError),
@@ -93,6 +98,8 @@ impl Pool {
             }
             // Not a member.
             Ok(Err(None)) => Err(AskError::Unreachable),
+            // It answered: others would be asked in vain, or would grant what it has granted.
+            Ok(Err(Some(error))) if is_refused(&error) => Err(AskError::Busy),
             Ok(Err(Some(error))) => {
                 tracing::debug!(%peer, %error, "cannot connect to a peer");
                 self.members.missed(peer);
@@ -172,4 +179,14 @@ impl Slot {
     fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
+}
+
+/// Whether the other side turned a connection away because it has too many.
+fn is_refused(error: &ConnectError) -> bool {
+    let (ConnectError::Connecting { source: ConnectingError::ConnectionError { source, .. }, .. }
+    | ConnectError::Connection { source, .. }) = error
+    else {
+        return false;
+    };
+    matches!(source, ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED)
 }

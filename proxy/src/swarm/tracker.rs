@@ -2,12 +2,12 @@
 //! No I/O and no clock of its own; `exchange` brings the questions and announcements of others.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use rand::seq::IteratorRandom;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
     crowd::Crowd,
@@ -37,8 +37,8 @@ const MAX_CROWDED: usize = 64 << 20;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The books of an owner.
-#[derive(Debug, Default)]
-pub(crate) struct Tracker {
+#[derive(Debug)]
+pub struct Tracker {
     blobs: HashMap<Digest, Known>,
     facts: usize,
     /// Announcements of each member that are remembered.
@@ -50,11 +50,12 @@ pub(crate) struct Tracker {
     /// What the crowds took when they were last looked through, and when that was.
     crowded: usize,
     swept: Option<Instant>,
+    random: StdRng,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    holders: HashMap<SocketAddr, Holder>,
+    holders: BTreeMap<SocketAddr, Holder>,
     provenance: Vec<Provenance>,
 }
 
@@ -66,8 +67,22 @@ struct Holder {
 }
 
 impl Tracker {
+    /// Empty books, with the seed of their choices.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            blobs: HashMap::new(),
+            facts: 0,
+            by_member: HashMap::new(),
+            told: 0,
+            crowds: HashMap::new(),
+            crowded: 0,
+            swept: None,
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
     /// Notes what a member says of itself.
-    pub(crate) fn note(&mut self, from: SocketAddr, announce: Announce, now: Instant) {
+    pub fn note(&mut self, from: SocketAddr, announce: Announce, now: Instant) {
         for blob in announce.gone {
             self.remove(&blob, from);
         }
@@ -107,13 +122,14 @@ impl Tracker {
 
     /// Who has the blob, other than `asker`: complete holders first, chosen at random among equals so that they share the
     /// load. `None` when nobody has.
-    pub(crate) fn find(&self, blob: &Digest, asker: SocketAddr, now: Instant) -> Option<Record> {
-        let known = self.blobs.get(blob)?;
+    pub fn find(&mut self, blob: &Digest, asker: SocketAddr, now: Instant) -> Option<Record> {
+        let Self { blobs, random, .. } = self;
+        let known = blobs.get(blob)?;
         let alive = || known.holders.iter().filter(|(addr, holder)| holder.until > now && **addr != asker);
         let size = usual_size(alive().map(|(_, holder)| holder.size))?;
-        let pick = |complete: bool, amount: usize| {
+        let mut pick = |complete: bool, amount: usize| {
             let fits = alive().filter(move |(_, holder)| holder.size == size && holder.complete == complete);
-            fits.map(|(addr, _)| (*addr, complete)).sample(&mut rand::rng(), amount)
+            fits.map(|(addr, _)| (*addr, complete)).sample(random, amount)
         };
         let mut providers = pick(true, MAX_PROVIDERS);
         providers.extend(pick(false, MAX_PROVIDERS - providers.len()));
@@ -122,7 +138,7 @@ impl Tracker {
 
     /// What one of a crowd may do now; `epoch` is our own. `None` when it may not be in it: it speaks of another size than
     /// the others, or there are too many.
-    pub(crate) fn join(&mut self, from: SocketAddr, join: &Join, epoch: u64, now: Instant) -> Option<Joined> {
+    pub fn join(&mut self, from: SocketAddr, join: &Join, epoch: u64, now: Instant) -> Option<Joined> {
         let layout = Layout::new(join.size).ok()?;
         if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
             self.crowds.retain(|_, crowd| !crowd.is_over(now));
@@ -133,8 +149,8 @@ impl Tracker {
             return None;
         }
         let followed = join.owner != 0 && join.owner != epoch;
-        let key = (join.blob, join.served_by.clone());
-        let crowd = self.crowds.entry(key).or_insert_with(|| Crowd::new(layout, rand::random(), followed, now));
+        let (key, seed) = ((join.blob, join.served_by.clone()), self.random.random());
+        let crowd = self.crowds.entry(key).or_insert_with(|| Crowd::new(layout, seed, followed, now));
         let before = crowd.weight();
         let mut joined = crowd.join(from, join, epoch, now)?;
         self.crowded = (self.crowded + crowd.weight()).saturating_sub(before);
@@ -152,12 +168,12 @@ impl Tracker {
     }
 
     /// How many announcements are remembered.
-    pub(crate) fn facts(&self) -> usize {
+    pub fn facts(&self) -> usize {
         self.facts
     }
 
     /// Forgets what was not refreshed.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         self.blobs.retain(|_, known| {
             known.holders.retain(|_, holder| holder.until > now);
             !known.holders.is_empty()
@@ -217,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_was_announced_is_found_by_others_until_it_goes_or_expires() {
-        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
         assert_eq!(tracker.find(&blob, addr(1), now), None);
         tracker.note(addr(1), holds(blob, 7, true), now);
         tracker.note(addr(2), holds(blob, 7, false), now + TTL / 2);
@@ -233,7 +249,7 @@ mod tests {
 
     #[test]
     fn answers_and_memory_are_bounded() {
-        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
         for n in 0..1000 {
             tracker.note(addr(n), holds(blob, 7, n % 2 == 0), now);
         }
@@ -251,7 +267,7 @@ mod tests {
 
     #[test]
     fn no_member_takes_the_room_of_the_others() {
-        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let (mut tracker, now) = (Tracker::new(1), Instant::now());
         let long = "x".repeat(255);
         let holding = |n: u64| {
             let provenance =
@@ -279,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_crowd_is_of_one_registry() {
-        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
         tracker.note(addr(9), holds(blob, 7, true), now);
         let none = Pieces::some(7, &FixedBitSet::with_capacity(1));
         let mut join = |n: u16, served_by: &str| {
@@ -305,7 +321,7 @@ mod tests {
 
     #[test]
     fn crowds_take_no_more_memory_than_they_may_and_are_forgotten() {
-        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let (mut tracker, now) = (Tracker::new(1), Instant::now());
         let size = 1 << 39;
         let none = Pieces::some(size, &FixedBitSet::with_capacity(Layout::new(size).unwrap().count() as usize));
         let join = |n: u16| Join {
@@ -329,7 +345,7 @@ mod tests {
 
     #[test]
     fn one_that_lies_about_the_size_is_outvoted() {
-        let (mut tracker, now, blob) = (Tracker::default(), Instant::now(), Digest::of(b"x"));
+        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
         tracker.note(addr(1), holds(blob, 1 << 40, true), now);
         tracker.note(addr(2), holds(blob, 7, true), now);
         tracker.note(addr(3), holds(blob, 7, true), now);

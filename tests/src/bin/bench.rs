@@ -45,6 +45,8 @@ fn main() -> ExitCode {
 async fn measure(scenario: &Scenario, json: bool) -> Result<()> {
     // An interrupt drops the benchmark where it stands; its guards take everything away.
     let report = tokio::select! {
+        // A simulation never waits; an interrupt would not be seen.
+        biased;
         report = scenario.run() => report?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
     };

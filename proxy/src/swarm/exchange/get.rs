@@ -30,7 +30,7 @@ const CHUNKS: usize = 64;
 /// How long a peer that is watched may have nothing new; then the watch is not worth its stream.
 const QUIET: Duration = Duration::from_secs(600);
 /// A peer slower than this, in bytes per second, is no help and gets none.
-pub(super) const SLOWEST: u64 = 128 << 10;
+pub const SLOWEST: u64 = 128 << 10;
 
 /// Why a piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub(crate) enum GetError {
 impl From<AskError> for GetError {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Unreachable | AskError::Connection(_) => Self::Gone,
+            AskError::Unreachable | AskError::Busy | AskError::Connection(_) => Self::Gone,
             AskError::Frame(error) => error.into(),
         }
     }

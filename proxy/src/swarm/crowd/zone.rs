@@ -1,0 +1,76 @@
+//! The members of one zone taken together, so that a book of many is not read through for each report.
+
+use std::net::SocketAddr;
+
+use fixedbitset::FixedBitSet;
+use rand::{RngExt as _, rngs::StdRng};
+
+/// One zone.
+#[derive(Debug)]
+pub(super) struct Zone {
+    /// How many members have each piece, of those that lack another.
+    holders: Vec<u32>,
+    /// Members that have all.
+    pub(super) whole: usize,
+    /// In no order.
+    members: Vec<SocketAddr>,
+}
+
+impl Zone {
+    /// Nobody, of a blob with so many pieces.
+    pub(super) fn new(count: usize) -> Self {
+        Self { holders: vec![0; count], whole: 0, members: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// A member that has nothing yet.
+    pub(super) fn enter(&mut self, member: SocketAddr) {
+        self.members.push(member);
+    }
+
+    /// A member that had this.
+    pub(super) fn leave(&mut self, member: SocketAddr, had: &FixedBitSet) {
+        self.members.retain(|other| *other != member);
+        self.holds(had, &FixedBitSet::with_capacity(had.len()));
+    }
+
+    /// A member that had the one has the other.
+    pub(super) fn holds(&mut self, had: &FixedBitSet, has: &FixedBitSet) {
+        self.whole = self.whole + usize::from(has.is_full()) - usize::from(had.is_full());
+        let parts = |set: &FixedBitSet| if set.is_full() { FixedBitSet::with_capacity(set.len()) } else { set.clone() };
+        let (had, has) = (parts(had), parts(has));
+        for piece in has.difference(&had) {
+            self.holders[piece] += 1;
+        }
+        for piece in had.difference(&has) {
+            self.holders[piece] = self.holders[piece].saturating_sub(1);
+        }
+    }
+
+    /// Adds to `set` what members have that lack something.
+    pub(super) fn add_parts(&self, set: &mut FixedBitSet) {
+        set.extend(self.holders.iter().enumerate().filter(|(_, holders)| **holders > 0).map(|(piece, _)| piece));
+    }
+
+    /// Up to `amount` members that fit, any of them with the same chance.
+    pub(super) fn some(
+        &mut self,
+        amount: usize,
+        random: &mut StdRng,
+        fits: impl Fn(&SocketAddr) -> bool,
+    ) -> Vec<SocketAddr> {
+        let mut chosen = Vec::new();
+        for first in 0..self.members.len() {
+            if chosen.len() >= amount {
+                break;
+            }
+            let other = random.random_range(first..self.members.len());
+            self.members.swap(first, other);
+            chosen.extend(Some(self.members[first]).filter(&fits));
+        }
+        chosen
+    }
+}

@@ -1,0 +1,354 @@
+//! A node: its links, its connections, what it serves, and its end.
+
+use std::collections::VecDeque;
+
+use rand::RngExt as _;
+use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED_IDLE, SLOTS, SLOW_READER};
+
+use super::{
+    net::Link,
+    session::Stage,
+    world::{Event, World, ms},
+};
+
+/// A member that did not answer is left alone for so long, doubling up to the second: as `Members` does.
+const REST: (u64, u64) = (2_000_000_000, 60_000_000_000);
+/// Crashes come this often.
+const CRASHES_MS: f64 = 100.0;
+
+/// A connection that one node made to another.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Connection {
+    ready: u64,
+    lasting: bool,
+}
+
+/// Why a message cannot leave, and when its sender knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unreached {
+    pub(super) after: u64,
+    /// It lives, and has as many connections as it may.
+    pub(super) busy: bool,
+}
+
+/// One of the cluster.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) zone: u16,
+    pub(super) up: Link,
+    pub(super) down: Link,
+    pub(super) slow: bool,
+    pub(super) alive: bool,
+    /// Connections that others made to it, and that it made.
+    incoming: u32,
+    outgoing: u32,
+    /// Until when it is busy with greetings and reports.
+    pub(super) busy: u64,
+    /// Pieces on their way from it, and requests that wait for a slot.
+    serving: Vec<u32>,
+    line: VecDeque<u32>,
+    /// Slots that dead readers hold.
+    haunted: usize,
+    /// Leases under way of all blobs.
+    pub(super) leases: usize,
+    next_blob: u16,
+    left_blobs: u16,
+    pub(super) started: u64,
+    pub(super) finished: Option<u64>,
+    /// Owners still asked who has a blob.
+    pub(super) locating: Vec<(u16, u8)>,
+    /// Those that did not answer, how often, and until when they rest.
+    rests: Vec<(u32, u32, u64)>,
+}
+
+impl Node {
+    pub(super) fn new(zone: u16, up: Link, down: Link, slow: bool) -> Self {
+        Self {
+            zone,
+            up,
+            down,
+            slow,
+            alive: true,
+            incoming: 0,
+            outgoing: 0,
+            busy: 0,
+            serving: Vec::new(),
+            line: VecDeque::new(),
+            haunted: 0,
+            leases: 0,
+            next_blob: 0,
+            left_blobs: 0,
+            started: 0,
+            finished: None,
+            locating: Vec::new(),
+            rests: Vec::new(),
+        }
+    }
+
+    pub(super) fn connections(&self) -> u32 {
+        self.incoming + self.outgoing
+    }
+}
+
+impl World {
+    /// The node's client begins to pull.
+    pub(super) fn start(&mut self, number: u32) {
+        let (now, blobs) = (self.now, self.blobs.len() as u16);
+        let node = &mut self.nodes[number as usize];
+        if !node.alive {
+            return;
+        }
+        (node.started, node.left_blobs) = (now, blobs);
+        for _ in 0..self.preset.parallel {
+            self.begin_next(number);
+        }
+    }
+
+    fn begin_next(&mut self, number: u32) {
+        let node = &mut self.nodes[number as usize];
+        if usize::from(node.next_blob) < self.blobs.len() {
+            node.next_blob += 1;
+            let blob = node.next_blob - 1;
+            self.locate(number, blob);
+        }
+    }
+
+    /// The node has a blob.
+    pub(super) fn has_blob(&mut self, number: u32) {
+        let node = &mut self.nodes[number as usize];
+        node.left_blobs -= 1;
+        if node.left_blobs == 0 {
+            node.finished = Some(self.now);
+            self.unfinished -= 1;
+        }
+        self.begin_next(number);
+    }
+
+    /// When a message from one node to another may leave. `lasting` connections carry watches and pieces; others a question
+    /// now and then.
+    pub(super) fn reach(&mut self, from: u32, to: u32, lasting: bool) -> Result<u64, Unreached> {
+        if let Some(connection) = self.connections.get_mut(&(from, to)) {
+            connection.lasting |= lasting;
+            return Ok(connection.ready.saturating_sub(self.now));
+        }
+        if !self.is_awake(from, to) {
+            return Err(Unreached { after: 0, busy: false });
+        }
+        let (way, greet) = (self.way(from, to), ms(self.preset.delays.greet_ms));
+        let deadline = CONNECT_DEADLINE.as_nanos() as u64;
+        let peer = &mut self.nodes[to as usize];
+        if peer.alive && peer.incoming as usize >= CONNECTIONS {
+            self.tally.refused += 1;
+            return Err(Unreached { after: way * 2, busy: true });
+        }
+        if peer.alive {
+            peer.busy = peer.busy.max(self.now + way) + greet;
+            let ready = peer.busy + way;
+            if ready - self.now < deadline {
+                peer.incoming += 1;
+                self.nodes[from as usize].outgoing += 1;
+                self.connections.insert((from, to), Connection { ready, lasting });
+                for node in [from, to] {
+                    self.tally.connected(self.nodes[node as usize].connections());
+                }
+                return Ok(ready - self.now);
+            }
+            self.tally.late_greetings += 1;
+        }
+        self.missed(from, to, deadline);
+        Err(Unreached { after: deadline, busy: false })
+    }
+
+    /// A question was answered: one that has half of its connections taken closes those that are idle.
+    pub(super) fn rest(&mut self, from: u32, to: u32) {
+        if self.nodes[to as usize].incoming as usize > CONNECTIONS / 2 {
+            self.later(CROWDED_IDLE.as_nanos() as u64, Event::Idle { from, to });
+        }
+    }
+
+    pub(super) fn idle(&mut self, from: u32, to: u32) {
+        if self.connections.get(&(from, to)).is_some_and(|connection| !connection.lasting) {
+            self.connections.remove(&(from, to));
+            self.nodes[to as usize].incoming -= 1;
+            self.nodes[from as usize].outgoing -= 1;
+        }
+    }
+
+    /// `from` leaves `to` alone for a while.
+    pub(super) fn missed(&mut self, from: u32, to: u32, after: u64) {
+        let now = self.now + after;
+        let rests = &mut self.nodes[from as usize].rests;
+        let at = rests.iter().position(|(node, ..)| *node == to).unwrap_or_else(|| {
+            rests.push((to, 0, 0));
+            rests.len() - 1
+        });
+        let (_, failures, until) = &mut rests[at];
+        *failures += 1;
+        *until = now + (REST.0 << (*failures - 1).min(5)).min(REST.1);
+    }
+
+    pub(super) fn is_awake(&self, from: u32, to: u32) -> bool {
+        self.nodes[from as usize].rests.iter().all(|(node, _, until)| *node != to || *until <= self.now)
+    }
+
+    /// A request for a piece has come to the one that has it.
+    pub(super) fn requested(&mut self, number: u32) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        let server = request.server;
+        if !self.nodes[server as usize].alive {
+            request.stage = Stage::Lost(self.now);
+            self.drop_abandoned(number);
+            return;
+        }
+        request.stage = Stage::Waiting;
+        self.nodes[server as usize].line.push_back(number);
+        self.serve(server);
+    }
+
+    /// Gives slots to those in line.
+    pub(super) fn serve(&mut self, server: u32) {
+        loop {
+            let node = &mut self.nodes[server as usize];
+            if node.serving.len() + node.haunted >= SLOTS {
+                return;
+            }
+            let Some(number) = node.line.pop_front() else { return };
+            let Some(request) = self.requests.get_mut(number) else { continue };
+            if request.abandoned {
+                self.requests.take(number);
+                continue;
+            }
+            let (client, session) = (request.client, request.session);
+            if !self.nodes[client as usize].alive {
+                self.requests.take(number);
+                self.haunt(server);
+                continue;
+            }
+            let blobs = self.blobs.len() as u32;
+            let (blob, index) = ((session % blobs) as u16, request.index);
+            let bytes = self.blobs[usize::from(blob)].layout.len(index);
+            let flow = self.transfer(server, client, bytes, number << 1);
+            if let Some(request) = self.requests.get_mut(number) {
+                request.stage = Stage::Flowing(flow);
+            }
+            self.nodes[server as usize].serving.push(number);
+        }
+    }
+
+    /// Bytes begin to flow from one node to another.
+    fn transfer(&mut self, from: u32, to: u32, bytes: u64, tag: u32) -> u32 {
+        let (giver, taker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
+        let between = self.between.get(&(giver.zone, taker.zone)).copied();
+        let links: Vec<Link> = [taker.down, giver.up].into_iter().chain(between).chain(self.machine).collect();
+        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(taker.zone)).filter(|_| giver.zone != taker.zone)
+        {
+            *zones += bytes;
+        }
+        let weight = self.weight(from, to);
+        self.net.start(&links, bytes, weight, f64::MAX, tag, self.now)
+    }
+
+    /// All bytes of a piece have left.
+    pub(super) fn sent(&mut self, number: u32) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        request.stage = Stage::Landing;
+        let (server, client, session, index) = (request.server, request.client, request.session, request.index);
+        let blob = session % self.blobs.len() as u32;
+        let bytes = self.blobs[blob as usize].layout.len(index);
+        self.leave_slot(server, number);
+        let hold = ms(self.preset.delays.hold_ms * bytes as f64 / f64::from(1 << 20));
+        self.later(self.way(server, client) + hold, Event::Came(number));
+    }
+
+    /// The one that asked no longer wants it: what is under way of it ends.
+    pub(super) fn abandon(&mut self, number: u32) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        request.abandoned = true;
+        let server = request.server;
+        match request.stage {
+            Stage::Flowing(flow) => {
+                self.net.stop(flow);
+                self.requests.take(number);
+                self.leave_slot(server, number);
+            }
+            Stage::Lost(_) => {
+                self.requests.take(number);
+            }
+            Stage::Travelling | Stage::Waiting | Stage::Landing => {}
+        }
+    }
+
+    fn drop_abandoned(&mut self, number: u32) {
+        if self.requests.get(number).is_some_and(|request| request.abandoned) {
+            self.requests.take(number);
+        }
+    }
+
+    fn leave_slot(&mut self, server: u32, number: u32) {
+        let node = &mut self.nodes[server as usize];
+        if let Some(at) = node.serving.iter().position(|own| *own == number) {
+            node.serving.swap_remove(at);
+        }
+        self.serve(server);
+    }
+
+    /// A reader that died keeps its slot until the server has waited long enough.
+    fn haunt(&mut self, server: u32) {
+        self.nodes[server as usize].haunted += 1;
+        self.later(SLOW_READER.as_nanos() as u64, Event::Released(server));
+    }
+
+    pub(super) fn released(&mut self, server: u32) {
+        self.nodes[server as usize].haunted -= 1;
+        self.serve(server);
+    }
+
+    /// Some nodes crash, and more will.
+    pub(super) fn crash(&mut self) {
+        let living = self.nodes.iter().filter(|node| node.alive).count() as f64;
+        let expected = living * self.preset.crashes * CRASHES_MS / 1e3;
+        let chance = expected.fract();
+        let amount = expected as usize + usize::from(self.random.random_bool(chance));
+        for _ in 0..amount {
+            let doomed = self.random.random_range(0..self.nodes.len()) as u32;
+            if self.nodes[doomed as usize].alive {
+                self.die(doomed);
+            }
+        }
+        self.later(ms(CRASHES_MS), Event::Crash);
+    }
+
+    fn die(&mut self, doomed: u32) {
+        self.tally.crashed += 1;
+        let node = &mut self.nodes[doomed as usize];
+        node.alive = false;
+        self.unfinished -= u32::from(node.finished.is_none());
+        let (serving, line) = (std::mem::take(&mut node.serving), std::mem::take(&mut node.line));
+        for number in serving.into_iter().chain(line) {
+            let Some(request) = self.requests.get_mut(number) else { continue };
+            if let Stage::Flowing(flow) = request.stage {
+                self.net.stop(flow);
+            }
+            request.stage = Stage::Lost(self.now);
+            self.drop_abandoned(number);
+        }
+        self.books.remove(&doomed);
+        for blob in 0..self.blobs.len() as u16 {
+            let number = self.session_of(doomed, blob);
+            let Some(session) = self.sessions[number as usize].take() else { continue };
+            for number in session.asks {
+                let flowing = self.requests.get(number).and_then(|request| match request.stage {
+                    Stage::Flowing(_) => Some(request.server),
+                    _ => None,
+                });
+                self.abandon(number);
+                if let Some(server) = flowing {
+                    self.haunt(server);
+                }
+            }
+            for number in session.takings {
+                self.stop_taking(number);
+            }
+        }
+    }
+}
