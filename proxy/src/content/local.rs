@@ -1,4 +1,4 @@
-//! Serving a complete blob from this node's store.
+//! What this node's store has, and serving a complete blob from it.
 
 use std::{
     ops::Range,
@@ -12,12 +12,27 @@ use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::{Tally, chunks::Chunks};
+use super::{Place, Tally, chunks::Chunks};
 use crate::{
     metrics,
-    store::{Blob, Source},
+    oci::Digest,
+    store::{Blob, Source, Store},
     upstream::{Body, BoxError},
 };
+
+/// What the store has all bytes of, or those of `part`. Blocks for the disk.
+pub(super) fn stored(store: &Store, digest: &Digest, part: Option<(u64, Range<u64>)>) -> Option<(u64, Place)> {
+    let complete = || store.get(digest).map(|blob| (blob.size(), Place::Stored(blob)));
+    let gathered = || {
+        let partial = store.partial(digest)?;
+        let layout = partial.layout();
+        let covers = |(size, part)| size == layout.size() && layout.pieces(part).all(|index| partial.has(index));
+        let enough = partial.bytes() == layout.size() || part.is_some_and(covers);
+        enough.then_some((layout.size(), Place::Gathered(partial)))
+    };
+    // It may become complete between the first two looks.
+    complete().or_else(gathered).or_else(complete)
+}
 
 /// The bytes `part` of `blob`.
 pub(super) fn body(blob: Arc<Blob>, part: Range<u64>, tally: Arc<Tally>) -> Body {
