@@ -5,6 +5,7 @@
 
 mod chunks;
 mod course;
+mod damage;
 mod flight;
 mod local;
 mod proof;
@@ -29,6 +30,8 @@ use hyper::body::Incoming;
 
 use self::{
     flight::{Flight, Plan},
+    local::stored,
+    proof::{Proof, begin, served_by},
     turn::Turns,
 };
 use crate::{
@@ -218,29 +221,6 @@ impl Content {
         Ok(Opened { body: reader::body(flight, part, tally) })
     }
 
-    /// The bytes `rest` of a blob that turned out to be damaged on this node's disk, brought here again.
-    async fn afresh(
-        &self,
-        digest: Digest,
-        size: u64,
-        (provenance, supply): (Vec<Provenance>, Supply),
-        rest: Range<u64>,
-        tally: Arc<Tally>,
-    ) -> Result<Body, Fault> {
-        let damage = Fault::new(Side::Ours, What::Corrupt);
-        tracing::warn!(%digest, "a stored blob is damaged, by its disk or by somebody, and is thrown away");
-        self.0.metrics.fault(damage.side.name(), damage.what.name());
-        tally.note(damage.label());
-        let store = self.0.store.clone();
-        blocking(move || store.discard(&digest)).await.unwrap_or(Ok(())).map_err(fault)?;
-        let located = self.0.swarm.locate(&digest).await;
-        let located = located.filter(|located| served_by(&located.provenance, &supply.provenance.registry));
-        let located = located.unwrap_or_else(|| Located::nowhere(size));
-        let partial = self.partial(digest, size, &supply, provenance.clone()).await.map_err(fault)?;
-        let flight = self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply);
-        Ok(reader::body(flight, rest, tally))
-    }
-
     /// The bytes `part` of a blob that only the registry has, whose answer `first` to a request for
     /// [`Content::span`] has begun.
     ///
@@ -282,7 +262,7 @@ impl Content {
             // Nobody waits for it; not noted, it is proven anew by the next one.
             drop(tokio::task::spawn_blocking(move || store.add_provenance(&digest, provenance)));
         };
-        proof::Proof::new(digest, body, proven).boxed_unsync()
+        Proof::new(digest, body, proven).boxed_unsync()
     }
 
     /// Which bytes to ask a registry for, so that `part` of a blob can be answered; `None` asks for the whole.
@@ -406,34 +386,6 @@ impl Content {
         flights.insert(digest, Arc::downgrade(&flight));
         flight
     }
-}
-
-/// Whether the registry of this name has itself served it, in whatever repository.
-fn served_by(provenance: &[Provenance], registry: &str) -> bool {
-    provenance.iter().any(|one| one.registry == registry)
-}
-
-/// Begins a blob, or goes on with what came of it from the same registry. Bytes by another's word are thrown away: nothing
-/// has verified them.
-fn begin(store: &Store, digest: &Digest, size: u64, registry: &str) -> Result<Arc<Partial>, StoreError> {
-    if store.info(digest).is_some_and(|info| !served_by(&info.provenance, registry)) && store.get(digest).is_none() {
-        store.discard(digest)?;
-    }
-    store.begin(digest, size)
-}
-
-/// What the store has all bytes of, or those of `part`. Blocks for the disk.
-fn stored(store: &Store, digest: &Digest, part: Option<(u64, Range<u64>)>) -> Option<(u64, Place)> {
-    let complete = || store.get(digest).map(|blob| (blob.size(), Place::Stored(blob)));
-    let gathered = || {
-        let partial = store.partial(digest)?;
-        let layout = partial.layout();
-        let covers = |(size, part)| size == layout.size() && layout.pieces(part).all(|index| partial.has(index));
-        let enough = partial.bytes() == layout.size() || part.is_some_and(covers);
-        enough.then_some((layout.size(), Place::Gathered(partial)))
-    };
-    // It may become complete between the first two looks.
-    complete().or_else(gathered).or_else(complete)
 }
 
 /// A store's error as a fault.

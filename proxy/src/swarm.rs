@@ -103,6 +103,12 @@ pub struct Status {
     pub quarantined: Vec<EndpointId>,
 }
 
+/// What a fuzzer does with a frame: whatever was read is bounded, and is the same when it is written and read again.
+#[cfg(fuzzing)]
+pub fn fuzz_frame(bytes: &[u8]) {
+    frame::fuzz(bytes);
+}
+
 impl Swarm {
     /// Binds the endpoint, then looks for the members and tells them what the store holds. Returns before any of them
     /// answered.

@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -29,6 +30,8 @@ enum Command {
     Test(test::Args),
     /// Measure against a comparator in the same run
     Bench(bench::Args),
+    /// Feed made-up input to everything that reads what strangers send
+    Fuzz(fuzz::Args),
     /// Run what CI runs
     Ci(ci::Args),
     /// Check what compilers do not: module order, module docs, file length, committed keys, who opens TCP
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run_command(&args),
         Command::Test(args) => test::run_command(&args),
         Command::Bench(args) => bench::run_command(&args),
+        Command::Fuzz(args) => fuzz::run_command(&args),
         Command::Ci(args) => ci::run_command(&args),
         Command::Tidy => tidy::run_command(),
     };

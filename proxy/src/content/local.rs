@@ -1,4 +1,4 @@
-//! Serving a complete blob from this node's store. Each piece is compared with its statement before it is sent: a disk may
+//! What this node's store has, and serving a complete blob from it. Each piece is compared with its statement before it is sent: a disk may
 //! have changed since the blob was verified. From a damaged piece on, the rest comes from elsewhere, and the client does
 //! not notice.
 
@@ -14,13 +14,28 @@ use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyDataStream, BodyExt as _};
 
-use super::{Tally, blocking, chunks::Chunks};
+use super::{Place, Tally, blocking, chunks::Chunks};
 use crate::{
     fault::Fault,
     metrics,
-    store::{Blob, Source},
+    oci::Digest,
+    store::{Blob, Source, Store},
     upstream::{Body, BoxError},
 };
+
+/// What the store has all bytes of, or those of `part`. Blocks for the disk.
+pub(super) fn stored(store: &Store, digest: &Digest, part: Option<(u64, Range<u64>)>) -> Option<(u64, Place)> {
+    let complete = || store.get(digest).map(|blob| (blob.size(), Place::Stored(blob)));
+    let gathered = || {
+        let partial = store.partial(digest)?;
+        let layout = partial.layout();
+        let covers = |(size, part)| size == layout.size() && layout.pieces(part).all(|index| partial.has(index));
+        let enough = partial.bytes() == layout.size() || part.is_some_and(covers);
+        enough.then_some((layout.size(), Place::Gathered(partial)))
+    };
+    // It may become complete between the first two looks.
+    complete().or_else(gathered).or_else(complete)
+}
 
 /// Brings the rest of a blob that turned out to be damaged.
 pub(super) type Afresh = Box<dyn FnOnce(Range<u64>) -> BoxFuture<'static, Result<Body, Fault>> + Send>;

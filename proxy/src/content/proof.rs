@@ -1,7 +1,8 @@
-//! A blob on its way from a registry to a client, hashed as it passes: does this registry have what it was asked for?
+//! Which registry has shown that it has a blob: by what is noted of it, or by the bytes that pass through to a client.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,8 +12,23 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     oci::Digest,
+    store::{Partial, Provenance, Store, StoreError},
     upstream::{Body, BoxError},
 };
+
+/// Whether the registry of this name has itself served it, in whatever repository.
+pub(super) fn served_by(provenance: &[Provenance], registry: &str) -> bool {
+    provenance.iter().any(|one| one.registry == registry)
+}
+
+/// Begins a blob, or goes on with what came of it from the same registry. Bytes by another's word are thrown away: nothing
+/// has verified them.
+pub(super) fn begin(store: &Store, digest: &Digest, size: u64, registry: &str) -> Result<Arc<Partial>, StoreError> {
+    if store.info(digest).is_some_and(|info| !served_by(&info.provenance, registry)) && store.get(digest).is_none() {
+        store.discard(digest)?;
+    }
+    store.begin(digest, size)
+}
 
 /// Calls `proven` once, when all of the body has passed and is what its digest says.
 pub(super) struct Proof<F> {

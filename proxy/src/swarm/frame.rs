@@ -362,3 +362,24 @@ fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, FrameError> 
         _ => Err(FrameError::Malformed),
     }
 }
+
+/// See [`super::fuzz_frame`].
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    fn again<T: Serialize + DeserializeOwned + Bounded + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+        let Ok(read) = decode::<T>(bytes) else { return };
+        assert!(read.is_bounded());
+        let written = encode(&read).expect("what was read fits a frame");
+        assert_eq!(decode::<T>(&written[4..]).ok(), Some(read));
+    }
+    if let Some((length, _)) = bytes.split_first_chunk::<4>() {
+        assert!(
+            bounded(*length).is_ok_and(|length| length <= MAX_FRAME)
+                || u32::from_le_bytes(*length) as usize > MAX_FRAME
+        );
+    }
+    if bytes.len() <= MAX_FRAME {
+        again::<Request>(bytes);
+        again::<Answer>(bytes);
+    }
+}

@@ -8,6 +8,10 @@ use std::{
     sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use tempfile::TempDir;
 use waylay_certs::{ClusterSecret, JoinToken};
 
@@ -37,6 +41,18 @@ impl Cluster {
     /// The addresses of the nodes.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Its secret in every way in which it might be written somewhere.
+    pub fn secret(&self) -> Vec<Vec<u8>> {
+        let text = fs::read_to_string(self.token()).expect("the token was written");
+        let body = text.trim().strip_prefix("waylay1-").expect("a token begins so");
+        let payload = URL_SAFE_NO_PAD.decode(body).expect("a token is base64");
+        // Version and generation stand before it.
+        let secret = &payload[5..37];
+        let forms =
+            [URL_SAFE_NO_PAD.encode(secret), STANDARD.encode(secret), hex::encode(secret), format!("{secret:?}")];
+        forms.into_iter().map(String::into_bytes).chain([secret.to_vec(), body.as_bytes().to_vec()]).collect()
     }
 
     fn token(&self) -> PathBuf {

@@ -1,10 +1,11 @@
 //! A whole waylay in this process, between a client and a scripted registry. The kernel and the trust of a runtime are
 //! played by the test; all else is the product.
 
+mod played;
+
 use std::{
-    io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -12,20 +13,19 @@ use std::{
     time::SystemTime,
 };
 
-use rustls::{RootCertStore, sign::CertifiedKey};
+use rustls::RootCertStore;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::broadcast, task::JoinHandle};
 use waylay::{
-    accept::{Caught, ClientAddr, OrigDst, Origin, Reason},
     app::Core,
     config::Config,
     oci::Digest,
     telemetry::{ConnectionEvent, Event, RequestEvent},
-    tls::{Trust, TrustDecision},
     upstream::Resolver,
 };
 use waylay_certs::{Identities, RegistryName};
 
+use self::played::{Kernel, Played, Runtime};
 use super::{Client, Cluster, Running, RunningCdn, authority::trusting, witness};
 use crate::fleet::{AccessLine, Counters};
 
@@ -56,19 +56,6 @@ pub struct Node {
     trusts: Arc<RootCertStore>,
     plan: Plan,
     dir: TempDir,
-}
-
-/// What the kernel and the runtime would say.
-struct Played {
-    destination: Mutex<SocketAddr>,
-    /// Where connections to further listeners lead: one for each further registry.
-    others: Mutex<Vec<(SocketAddr, SocketAddr)>>,
-    caught: bool,
-    program: String,
-    trusted: AtomicBool,
-    /// What is shown for each host, that of [`Node::beside`] first.
-    keys: Vec<(String, Arc<CertifiedKey>)>,
-    roots: Arc<RootCertStore>,
 }
 
 impl Plan {
@@ -357,6 +344,11 @@ impl Node {
         crate::wait::eventually("a peer tells of the blob", witness::PATIENCE, told).await.expect("it is told in time");
     }
 
+    /// Everything that it has on disk: its state, its store, its identities.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The file of a complete blob in its store, to be damaged.
     pub fn blob_file(&self, digest: &Digest) -> PathBuf {
         self.dir.path().join("state/store/blobs/sha256").join(digest.hex())
@@ -372,41 +364,6 @@ impl Drop for Node {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
-    }
-}
-
-/// Answers as the kernel would: every connection was caught on its way to the destination.
-struct Kernel(Arc<Played>);
-
-impl Origin for Kernel {
-    fn of(&self, _: ClientAddr, local: SocketAddr) -> io::Result<Option<Caught>> {
-        if !self.0.caught {
-            return Ok(None);
-        }
-        let others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let destination = match others.iter().find(|(listener, _)| *listener == local) {
-            Some((_, destination)) => *destination,
-            None => *self.0.destination.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        Ok(Some(Caught { dst: OrigDst(destination), pid: None, comm: self.0.program.clone() }))
-    }
-}
-
-/// A runtime that trusts us, or not.
-struct Runtime(Arc<Played>);
-
-impl Trust for Runtime {
-    fn decide(&self, _: &Caught, name: &RegistryName) -> TrustDecision {
-        match self.0.keys.iter().find(|(host, _)| *host == name.host) {
-            Some((_, key)) if self.0.trusted.load(Relaxed) => {
-                TrustDecision::Terminate { key: key.clone(), roots: self.0.roots.clone() }
-            }
-            _ => TrustDecision::Splice(Reason::Untrusted),
-        }
-    }
-
-    fn admits_plain(&self, _: &Caught, _: &RegistryName) -> Result<(), Reason> {
-        if self.0.trusted.load(Relaxed) { Ok(()) } else { Err(Reason::CallerUnknown) }
     }
 }
 
