@@ -211,7 +211,7 @@ async fn a_list_that_lies_about_the_size_breaks_no_other_pull() {
         let victim = tokio::spawn(async move { alice.pull("app:1").await });
         gate.open();
         let pulled = victim.await.unwrap().unwrap();
-        assert_eq!(pulled.layers, [layer.bytes.clone()], "a lie of {size} bytes");
+        assert_eq!(pulled.layers, std::slice::from_ref(&layer.bytes), "a lie of {size} bytes");
         // The liar itself gets what the registry says.
         let (status, length) = attack.await.unwrap();
         assert_eq!((status, length.unwrap() as u64), (StatusCode::OK, layer.size()));
