@@ -48,12 +48,14 @@ const OF_ONE_MEMBER: usize = 8;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long loses its slot.
 pub const SLOW_READER: Duration = Duration::from_secs(10);
-/// Pieces that came within this time are told of together.
+/// A watcher is told no more often than this; pieces that come meanwhile are told of together.
 pub const HAVE_BATCH: Duration = Duration::from_millis(30);
 /// A connection on which nothing is asked for so long is closed; its maker closes it sooner.
 const IDLE: Duration = Duration::from_secs(90);
-/// With half of the connections taken they are closed this soon: a large crowd's owner talks to each of it now and then.
-pub const CROWDED_IDLE: Duration = Duration::from_millis(50);
+/// With so many connections taken they are closed this soon: a large crowd's owner talks to each of it now and then.
+pub const CROWDED: usize = CONNECTIONS / 4;
+/// See [`CROWDED`].
+pub const CROWDED_IDLE: Duration = Duration::from_millis(10);
 
 /// The serving side; one per node.
 #[derive(Debug)]
@@ -137,7 +139,7 @@ impl Exchange {
         };
         let mut streams = JoinSet::new();
         loop {
-            let crowded = self.connections.load(Ordering::Relaxed) > CONNECTIONS / 2;
+            let crowded = self.connections.load(Ordering::Relaxed) > CROWDED;
             let idle = if crowded { CROWDED_IDLE } else { IDLE };
             tokio::select! {
                 stream = connection.accept_bi() => match stream {
@@ -198,12 +200,13 @@ impl Exchange {
             return Ok(());
         };
         let (mut changes, size) = (partial.watch(), partial.layout().size());
-        let mut told = None;
+        let (mut told, mut since) = (None, Instant::now());
         loop {
             changes.mark_unchanged();
             let held = partial.pieces();
             if told.as_ref() != Some(&held) {
                 frame::send(send, &Answer::Map(Some(Pieces::some(size, &held)))).await?;
+                since = Instant::now();
             }
             if held.is_full() || partial.failure().is_some() {
                 break;
@@ -211,7 +214,7 @@ impl Exchange {
             told = Some(held);
             tokio::select! {
                 // The sender lives in the partial, which we hold.
-                _ = changes.changed() => tokio::time::sleep(HAVE_BATCH).await,
+                _ = changes.changed() => tokio::time::sleep_until((since + HAVE_BATCH).into()).await,
                 _ = send.stopped() => return Ok(()),
             }
         }

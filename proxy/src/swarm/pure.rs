@@ -7,7 +7,7 @@ use waylay_certs::cluster::ClusterSecret;
 
 use super::members::Members;
 pub use super::{
-    exchange::{CONNECTIONS, CROWDED_IDLE, HAVE_BATCH, SLOTS, SLOW_READER, get::SLOWEST},
+    exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, SLOTS, SLOW_READER, get::SLOWEST},
     fetch::{
         Declined,
         course::{Course, Outlook},

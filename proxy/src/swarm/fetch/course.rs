@@ -26,8 +26,10 @@ const NEIGHBOURS: usize = 32;
 const HOPELESS: Duration = Duration::from_secs(10);
 /// The owner is not asked more often than this.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
-/// The owner is asked again after this when it did not answer.
+/// A registry that failed rests for so long, doubled with each failure.
 const RETRY: Duration = Duration::from_millis(250);
+/// The owner is asked again after this when it would not have us, or was busy.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Leases under way of one blob: the next one is asked for when the last has nearly come.
 const LEASES: usize = 2;
 /// Leases under way of all blobs together. A registry's wire is shared by all fetchers, and the more there are, the later
@@ -235,7 +237,8 @@ impl Course {
     pub fn joined(&mut self, joined: Option<&Joined>, now: Instant) -> Option<Range<u32>> {
         self.owner.asking = false;
         let Some(joined) = joined else {
-            self.owner.due = now + RETRY;
+            // Not again with the next piece: an owner that is busy would be asked by all, all the time.
+            (self.owner.due, self.owner.nothing) = (now + ASK_AGAIN, true);
             return None;
         };
         self.owner.epoch = joined.owner;

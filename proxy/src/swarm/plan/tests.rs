@@ -46,7 +46,7 @@ fn every_second_request_is_for_the_rarest() {
     let of_first: Vec<_> =
         asked(&mut plan, now).iter().filter(|ask| ask.peer == peer(0)).map(|ask| ask.index).collect();
     assert!(of_first.iter().any(|index| [70, 71].contains(index)), "{of_first:?}");
-    assert_eq!(of_first.len(), PER_PEER);
+    assert_eq!(of_first.len(), IN_ALL / 5, "each of five its share");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn patience_follows_the_usual_time_of_a_piece() {
     let mut plan = Plan::new(&set(10, []), 0..10, 1);
     plan.set_peer(peer(0), &set(10, 0..10), true);
     let ask = plan.next(now).unwrap();
-    assert_eq!(ask.patience, MIN_PATIENCE);
+    assert_eq!(ask.patience, FIRST_PATIENCE);
     plan.done(ask.index, now + Duration::from_secs(2));
     assert_eq!(plan.next(now).unwrap().patience, Duration::from_secs(8));
 }

@@ -244,7 +244,7 @@ impl Net {
                 self.links[*link as usize].used += more;
             }
         }
-        let (end, first) = (stream.end(), stream.links[0]);
+        let (end, first) = (stream.end().max(now), stream.links[0]);
         self.schedule(first, end);
     }
 

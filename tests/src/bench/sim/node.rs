@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use rand::RngExt as _;
-use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED_IDLE, SLOTS, SLOW_READER};
+use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, SLOTS, SLOW_READER};
 
 use super::{
     net::Link,
@@ -159,9 +159,9 @@ impl World {
         Err(Unreached { after: deadline, busy: false })
     }
 
-    /// A question was answered: one that has half of its connections taken closes those that are idle.
+    /// A question was answered: one that has many connections closes those that are idle.
     pub(super) fn rest(&mut self, from: u32, to: u32) {
-        if self.nodes[to as usize].incoming as usize > CONNECTIONS / 2 {
+        if self.nodes[to as usize].incoming as usize > CROWDED {
             self.later(CROWDED_IDLE.as_nanos() as u64, Event::Idle { from, to });
         }
     }

@@ -121,13 +121,12 @@ pub(super) struct Targets {
 impl Preset {
     /// The preset of that name, or in that file.
     pub(super) fn named(name: &str) -> Result<Self> {
-        let names = || FILES.map(|(name, _)| name).join(", ");
         let text = match FILES.iter().find(|(own, _)| *own == name) {
             Some((_, text)) => (*text).to_owned(),
             None if name.ends_with(".toml") => {
                 fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?
             }
-            None => bail!("no preset {name}; there are {}", names()),
+            None => bail!("no preset {name}; there are {}", Self::names().collect::<Vec<_>>().join(", ")),
         };
         let preset: Self = toml::from_str(&text).with_context(|| format!("the preset {name}"))?;
         ensure!(preset.nodes > 0 && !preset.layers.is_empty() && preset.parallel > 0, "the preset {name} is empty");

@@ -32,6 +32,7 @@ pub(super) struct Session {
     cursor: u32,
     /// What the watchers were told last.
     told: FixedBitSet,
+    told_at: u64,
     telling: bool,
     watchers: Vec<u32>,
     pub(super) asks: Vec<u32>,
@@ -79,6 +80,7 @@ impl World {
             writing: none.clone(),
             cursor: 0,
             told: none,
+            told_at: 0,
             telling: false,
             watchers: Vec::new(),
             asks: Vec::new(),
@@ -154,7 +156,7 @@ impl World {
     pub(super) fn tell(&mut self, number: u32) {
         let blobs = self.blobs.len() as u32;
         let Some(mut session) = self.sessions[number as usize].take() else { return };
-        session.telling = false;
+        (session.telling, session.told_at) = (false, self.now);
         session.told.clone_from(&session.held);
         // One that has all has closed its stream.
         session.watchers.retain(|watcher| {
@@ -212,7 +214,8 @@ impl World {
         }
         if !session.telling && !session.watchers.is_empty() {
             session.telling = true;
-            self.later(Self::batch(), Event::Tell(number));
+            let at = (session.told_at + Self::batch()).max(self.now);
+            self.queue.push(at, Event::Tell(number));
         }
     }
 
