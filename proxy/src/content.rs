@@ -40,6 +40,7 @@ use crate::{
     upstream::{Body, Head, Origin, Upstream},
 };
 
+pub use proof::Refusal;
 pub use tally::Tally;
 pub use turn::Turn;
 
@@ -57,13 +58,6 @@ pub struct Supply {
     pub head: Head,
     /// The registry and repository that this is.
     pub provenance: Provenance,
-}
-
-impl Supply {
-    /// Whether it asks the same place with the same headers.
-    fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.origin, &other.origin) && self.head.headers == other.head.headers
-    }
 }
 
 /// A digest that can be had without the registry.
@@ -91,14 +85,6 @@ pub struct Opened {
     pub body: Body,
 }
 
-/// Why an answer of a registry is not taken in.
-pub enum Refusal {
-    /// Something of ours failed.
-    Fault(Fault),
-    /// The blob is here, or on its way, by another registry's word. Which bytes it is has to be shown by this one too.
-    Unproven,
-}
-
 /// All content of this node. Clones share it.
 #[derive(Clone)]
 pub struct Content(Arc<Inner>);
@@ -111,6 +97,8 @@ struct Inner {
     // std: held for a look-up, never across an await.
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     turns: Turns,
+    /// Whose blob an unfinished one is gets decided by one at a time.
+    begins: Turns,
     distrusted: moka::sync::Cache<Digest, ()>,
 }
 
@@ -125,8 +113,8 @@ impl Content {
     /// Serves from these sources.
     pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
-        let (flights, turns) = (Mutex::default(), Turns::default());
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights, turns, distrusted }))
+        let (flights, turns, begins) = (Mutex::default(), Turns::default(), Turns::default());
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, flights, turns, begins, distrusted }))
     }
 
     /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the
@@ -192,7 +180,17 @@ impl Content {
         tally: Arc<Tally>,
     ) -> Result<Opened, Fault> {
         let mut provenance = found.provenance;
-        let flight = match found.place {
+        let _alone = self.0.begins.alone(digest).await;
+        let place = match self.flying(&digest) {
+            Some(flight) if flight.registry() == supply.provenance.registry && flight.size() == found.size => {
+                Place::Flying(flight)
+            }
+            Some(_) if !matches!(found.place, Place::Stored(_) | Place::Flying(_)) => {
+                return Err(Fault::with(Side::Ours, What::Gone, "another registry is giving it"));
+            }
+            _ => found.place,
+        };
+        let flight = match place {
             Place::Stored(blob) => return Ok(Opened { body: local::body(blob, part, tally) }),
             Place::Flying(flight) => {
                 flight.supply(supply);
@@ -224,6 +222,7 @@ impl Content {
         part: Range<u64>,
         tally: Arc<Tally>,
     ) -> Result<Opened, Box<(Refusal, Response<Incoming>)>> {
+        let _alone = self.0.begins.alone(digest).await;
         let flight = match self.flying(&digest) {
             Some(flight) if flight.registry() == supply.provenance.registry && flight.size() == size => {
                 flight.supply(supply);
@@ -297,6 +296,10 @@ impl Content {
     ) -> Result<(), Fault> {
         let (store, swarm, media_type) = (self.0.store.clone(), self.0.swarm.clone(), media_type.to_owned());
         let size = body.len() as u64;
+        let _alone = self.0.begins.alone(digest).await;
+        if self.flying(&digest).is_some_and(|flight| flight.registry() != provenance.registry) {
+            return Ok(());
+        }
         blocking(move || match begin(&store, &digest, size, &provenance.registry) {
             Ok(partial) => {
                 store.set_media_type(&digest, &media_type)?;

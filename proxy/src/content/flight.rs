@@ -191,6 +191,13 @@ impl Flight {
     }
 }
 
+impl Supply {
+    /// Whether it asks the same place with the same headers.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin) && self.head.headers == other.head.headers
+    }
+}
+
 impl Shared {
     /// Whether this node took each of these pieces from the registry itself, or will: now, or in an earlier flight.
     fn are_ours_or_missing(&self, mut pieces: Range<u32>) -> bool {
