@@ -7,6 +7,7 @@ mod chunks;
 mod course;
 mod damage;
 mod flight;
+mod keep;
 mod local;
 mod proof;
 mod reader;
@@ -44,6 +45,7 @@ use crate::{
     upstream::{Body, Head, Origin, Upstream},
 };
 
+pub use proof::Refusal;
 pub use tally::Tally;
 pub use turn::Turn;
 
@@ -61,13 +63,6 @@ pub struct Supply {
     pub head: Head,
     /// The registry and repository that this is.
     pub provenance: Provenance,
-}
-
-impl Supply {
-    /// Whether it asks the same place with the same headers.
-    fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.origin, &other.origin) && self.head.headers == other.head.headers
-    }
 }
 
 /// A digest that can be had without the registry.
@@ -95,14 +90,6 @@ pub struct Opened {
     pub body: Body,
 }
 
-/// Why an answer of a registry is not taken in.
-pub enum Refusal {
-    /// Something of ours failed.
-    Fault(Fault),
-    /// The blob is here, or on its way, by another registry's word. Which bytes it is has to be shown by this one too.
-    Unproven,
-}
-
 /// All content of this node. Clones share it.
 #[derive(Clone)]
 pub struct Content(Arc<Inner>);
@@ -116,6 +103,8 @@ struct Inner {
     // std: held for a look-up, never across an await.
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     turns: Turns,
+    /// Whose blob an unfinished one is gets decided by one at a time.
+    begins: Turns,
     distrusted: moka::sync::Cache<Digest, ()>,
 }
 
@@ -130,8 +119,8 @@ impl Content {
     /// Serves from these sources.
     pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>, trace: Trace) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
-        let (flights, turns) = (Mutex::default(), Turns::default());
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, distrusted }))
+        let (flights, turns, begins) = (Mutex::default(), Turns::default(), Turns::default());
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, distrusted }))
     }
 
     /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the
@@ -197,7 +186,17 @@ impl Content {
         tally: Arc<Tally>,
     ) -> Result<Opened, Fault> {
         let mut provenance = found.provenance;
-        let flight = match found.place {
+        let _alone = self.0.begins.alone(digest).await;
+        let place = match self.flying(&digest) {
+            Some(flight) if flight.registry() == supply.provenance.registry && flight.size() == found.size => {
+                Place::Flying(flight)
+            }
+            Some(_) if !matches!(found.place, Place::Stored(_) | Place::Flying(_)) => {
+                return Err(Fault::with(Side::Ours, What::Gone, "another registry is giving it"));
+            }
+            _ => found.place,
+        };
+        let flight = match place {
             Place::Stored(blob) => {
                 let (content, size, noted) = (self.clone(), found.size, tally.clone());
                 let afresh = move |rest| -> BoxFuture<'static, _> {
@@ -235,6 +234,7 @@ impl Content {
         part: Range<u64>,
         tally: Arc<Tally>,
     ) -> Result<Opened, Box<(Refusal, Response<Incoming>)>> {
+        let _alone = self.0.begins.alone(digest).await;
         let flight = match self.flying(&digest) {
             Some(flight) if flight.registry() == supply.provenance.registry && flight.size() == size => {
                 flight.supply(supply);
@@ -293,43 +293,6 @@ impl Content {
         let opened = self.open(digest, found, supply, 0..size, tally).await?;
         let collected = opened.body.collect().await;
         collected.map(|body| body.to_bytes()).map_err(|error| Fault::with(Side::Ours, What::Cut, error))
-    }
-
-    /// Stores a manifest that upstream has just given under `provenance`.
-    ///
-    /// # Errors
-    /// When the store cannot take it.
-    pub async fn keep(
-        &self,
-        digest: Digest,
-        body: Bytes,
-        media_type: &str,
-        provenance: Provenance,
-    ) -> Result<(), Fault> {
-        let (store, swarm, media_type) = (self.0.store.clone(), self.0.swarm.clone(), media_type.to_owned());
-        let size = body.len() as u64;
-        blocking(move || match begin(&store, &digest, size, &provenance.registry) {
-            Ok(partial) => {
-                store.set_media_type(&digest, &media_type)?;
-                store.add_provenance(&digest, provenance)?;
-                for index in partial.missing(0..partial.layout().count()) {
-                    let mut writer = partial.writer(index)?;
-                    let range = partial.layout().range(index);
-                    writer.write(body.get(range.start as usize..range.end as usize).unwrap_or_default())?;
-                    let statement = swarm.seal(digest, size, index, writer.blake3());
-                    writer.finish(&statement)?;
-                }
-                Ok(())
-            }
-            Err(StoreError::AlreadyHeld(_)) => {
-                store.set_media_type(&digest, &media_type)?;
-                store.add_provenance(&digest, provenance)
-            }
-            Err(error) => Err(error),
-        })
-        .await
-        .unwrap_or(Ok(()))
-        .map_err(fault)
     }
 
     /// Upstream has just shown that it has `digest` under `provenance`.

@@ -201,7 +201,9 @@ async fn a_shutdown_steps_aside_first_takes_stragglers_and_lets_connections_end(
         assert_eq!(running.told().await, Told::Connection(Some(DST), Reason::NotTls));
     }
     assert_eq!(running.task.await.unwrap().unwrap(), Drained { cut: 0 });
-    assert!(TcpStream::connect(running.addrs[0]).await.is_err());
+    // Somebody else may have been given the port since; nobody of ours answers there.
+    let _ = TcpStream::connect(running.addrs[0]).await;
+    assert!(running.told.try_recv().is_err());
 }
 
 #[tokio::test]

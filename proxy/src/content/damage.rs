@@ -1,8 +1,14 @@
-//! A blob that is no longer what it was verified to be, on this node's own disk: thrown away, and brought here again.
+//! Bytes that are not what their digest says: who is to blame, and what follows on this node's own disk.
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Content, Supply, Tally, blocking, fault, flight::Plan, reader, served_by};
+use iroh_base::EndpointId;
+
+use super::{
+    Content, Inner, Supply, Tally, blocking, fault,
+    flight::{Plan, Shared},
+    reader, served_by,
+};
 use crate::{
     fault::{Fault, Side, What},
     oci::Digest,
@@ -30,8 +36,24 @@ impl Content {
         let located = self.0.swarm.locate(&digest).await;
         let located = located.filter(|located| served_by(&located.provenance, &supply.provenance.registry));
         let located = located.unwrap_or_else(|| Located::nowhere(size));
+        let _alone = self.0.begins.alone(digest).await;
         let partial = self.partial(digest, size, &supply, provenance.clone()).await.map_err(fault)?;
         let flight = self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply);
         Ok(reader::body(flight, rest, tally))
+    }
+}
+
+/// The whole is not what its digest says: whoever stated its pieces is no longer believed.
+pub(super) fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
+    let mut peers = 0;
+    for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
+        peers += 1;
+        content.swarm.quarantine(*sealer);
+        let who = content.swarm.member(sealer);
+        let fault = who.map_or(Fault::new(Side::Peer, What::Corrupt), |at| Fault::of_peer(What::Corrupt, at));
+        shared.note(content, &fault);
+    }
+    if peers == 0 {
+        shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
     }
 }

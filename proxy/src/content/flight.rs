@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Inner, Supply, Tally, VERIFIED_FIRST, blocking,
     course::Course,
-    fault as store_fault,
+    damage, fault as store_fault,
     registry::{self, Miss, Request},
     together,
 };
@@ -201,6 +201,13 @@ impl Flight {
     }
 }
 
+impl Supply {
+    /// Whether it asks the same place with the same headers.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin) && self.head.headers == other.head.headers
+    }
+}
+
 impl Shared {
     /// Whether this node took each of these pieces from the registry itself, or will: now, or in an earlier flight.
     fn are_ours_or_missing(&self, mut pieces: Range<u32>) -> bool {
@@ -300,7 +307,7 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
                 return;
             }
             Err(StoreError::Mismatch { sealers, .. }) => {
-                blame(&content, &shared, &sealers);
+                damage::blame(&content, &shared, &sealers);
                 // Nobody has seen a byte of a blob that is verified first: begin again, from the registry alone.
                 let again =
                     partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);
@@ -327,21 +334,6 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
 async fn fresh(content: &Arc<Inner>, partial: &Partial) -> Option<Arc<Partial>> {
     let (store, digest, size) = (content.store.clone(), partial.digest(), partial.layout().size());
     blocking(move || store.begin(&digest, size).ok()).await.flatten()
-}
-
-/// The whole is not what its digest says: whoever stated its pieces is no longer believed.
-fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
-    let mut peers = 0;
-    for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
-        peers += 1;
-        content.swarm.quarantine(*sealer);
-        let who = content.swarm.member(sealer);
-        let fault = who.map_or(Fault::new(Side::Peer, What::Corrupt), |at| Fault::of_peer(What::Corrupt, at));
-        shared.note(content, &fault);
-    }
-    if peers == 0 {
-        shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
-    }
 }
 
 /// Until all of it is here and verified. An error is the end of this attempt.

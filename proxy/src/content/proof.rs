@@ -11,10 +11,19 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    fault::Fault,
     oci::Digest,
     store::{Partial, Provenance, Store, StoreError},
     upstream::{Body, BoxError},
 };
+
+/// Why an answer of a registry is not taken in.
+pub enum Refusal {
+    /// Something of ours failed.
+    Fault(Fault),
+    /// The blob is here, or on its way, by another registry's word. Which bytes it is has to be shown by this one too.
+    Unproven,
+}
 
 /// Whether the registry of this name has itself served it, in whatever repository.
 pub(super) fn served_by(provenance: &[Provenance], registry: &str) -> bool {

@@ -33,6 +33,11 @@ impl Turns {
         Turn { _guard: tokio::time::timeout(PATIENCE, self.queue(digest).lock_owned()).await.ok() }
     }
 
+    /// The same without giving up: for what is short.
+    pub(super) async fn alone(&self, digest: Digest) -> OwnedMutexGuard<()> {
+        self.queue(digest).lock_owned().await
+    }
+
     fn queue(&self, digest: Digest) -> Arc<Queue<()>> {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = queues.get(&digest).and_then(Weak::upgrade) {

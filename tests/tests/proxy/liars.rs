@@ -179,19 +179,18 @@ async fn what_both_registries_have_is_shared_once_both_have_served_it() {
 
 #[tokio::test]
 async fn a_list_that_lies_about_the_size_breaks_no_other_pull() {
-    let registry = Registry::new().image("app:1", layers([4 * MIB])).image("other:1", layers([KIB])).start().await;
-    let cluster = Cluster::of(2);
-    let one = Node::beside(&registry).member(&cluster, 0).start().await;
-    let two = Node::beside(&registry).member(&cluster, 1).start().await;
-    let image = registry.image("app:1");
-    one.client().pull("other:1").await.unwrap();
-    two.finds(&registry.image("other:1").layers[0].digest).await;
-    let layer = &image.layers[0];
-    registry.put_blob("other", layer.bytes.clone());
-    for size in [KIB, 2 * layer.size()] {
+    for lie in [KIB, 8 * MIB] {
+        let registry = Registry::new().image("app:1", layers([4 * MIB])).image("other:1", layers([KIB])).start().await;
+        let cluster = Cluster::of(2);
+        let one = Node::beside(&registry).member(&cluster, 0).start().await;
+        let two = Node::beside(&registry).member(&cluster, 1).start().await;
+        one.client().pull("other:1").await.unwrap();
+        two.finds(&registry.image("other:1").layers[0].digest).await;
+        let layer = registry.image("app:1").layers[0].clone();
+        registry.put_blob("other", layer.bytes.clone());
         let own = registry.image("other:1");
         let mut listed = layer.descriptor();
-        listed["size"] = json!(size);
+        listed["size"] = json!(lie);
         let forged = json!({
             "schemaVersion": 2, "mediaType": own.top.media_type,
             "config": own.configs[0].descriptor(), "layers": [listed],
@@ -211,7 +210,7 @@ async fn a_list_that_lies_about_the_size_breaks_no_other_pull() {
         let victim = tokio::spawn(async move { alice.pull("app:1").await });
         gate.open();
         let pulled = victim.await.unwrap().unwrap();
-        assert_eq!(pulled.layers, std::slice::from_ref(&layer.bytes), "a lie of {size} bytes");
+        assert_eq!(pulled.layers, std::slice::from_ref(&layer.bytes), "a lie of {lie} bytes");
         // The liar itself gets what the registry says.
         let (status, length) = attack.await.unwrap();
         assert_eq!((status, length.unwrap() as u64), (StatusCode::OK, layer.size()));
