@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::{cargo, command, is_there, read, run, workspace};
-use crate::{fuzz, setup, tidy};
+use crate::{setup, tidy};
 
 /// `e_machine` of ELF for BPF.
 const EM_BPF: [u8; 2] = [247, 0];
@@ -31,7 +31,6 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
         ("docs", docs),
         ("licences", deny),
         ("kernel program", kernel_program),
-        ("fuzz", fuzz::in_ci),
     ];
     if !args.checks_only {
         steps.push(("tests in a clean clone", clean_clone));

@@ -50,18 +50,6 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// For CI: the same where it can be run, else a note that nobody overlooks.
-pub(crate) fn in_ci() -> Result<()> {
-    match missing() {
-        None => run_command(&Args { seconds: 10, targets: Vec::new() }),
-        Some(missing) => {
-            let line = "!".repeat(72);
-            eprintln!("{line}\nNOTHING WAS FUZZED: {missing}\n{line}");
-            Ok(())
-        }
-    }
-}
-
 /// What is missing and could not be installed.
 fn missing() -> Option<String> {
     let nightly = || {
