@@ -247,7 +247,7 @@ impl Directory {
     /// Moves the logs of all nodes to `target/fleet-logs`.
     fn save_logs(&self) -> Result<PathBuf> {
         let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fleet-logs").join(&self.name);
-        for node in fs::read_dir(&self.path)?.flatten() {
+        for node in fs::read_dir(&self.path)?.flatten().filter(|entry| entry.path().is_dir()) {
             let to = to.join(node.file_name());
             fs::create_dir_all(&to)?;
             for file in

@@ -190,7 +190,8 @@ async fn each_way_to_a_foreign_layer_ends_at_the_registrys_own_answer() -> Resul
                 ours.status,
                 theirs.status
             );
-            ensure!(ours.status >= 400 || *what == "a mount", "{what} on {}: {}", node.name(), ours.status);
+            // The registry sends dots and slashes to the path that they mean, where Bob is refused.
+            ensure!(ours.status >= 300 || *what == "a mount", "{what} on {}: {}", node.name(), ours.status);
             ensure!(ours.body.len() < 1024, "{what} on {}: {} bytes", node.name(), ours.body.len());
             let sent = blob_bytes(&daemons, &image)? - before;
             ensure!(sent < 1024, "{what} on {}: {sent} bytes of a blob", node.name());
