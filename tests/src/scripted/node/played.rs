@@ -24,7 +24,7 @@ pub(super) struct Played {
     pub(super) caught: bool,
     pub(super) program: String,
     pub(super) trusted: AtomicBool,
-    /// What is shown for each host, that of [`Node::beside`] first.
+    /// What is shown for each host, that of [`Node::beside`](super::Node::beside) first.
     pub(super) keys: Vec<(String, Arc<CertifiedKey>)>,
     pub(super) roots: Arc<RootCertStore>,
 }
