@@ -50,15 +50,21 @@ pub(super) enum TokenFileError {
 /// When the token's file cannot be used.
 pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFileError> {
     let token = read(&config.token_file)?;
-    let mut members = config.members.clone();
-    members.extend(token.addresses.iter().filter(|address| !config.members.contains(address)));
-    members.retain(|address| *address != config.listen);
+    let (mut members, mut names) = (token.addresses.clone(), Vec::new());
+    for member in &config.members {
+        match member {
+            config::Member::At(address) => members.push(*address),
+            config::Member::Named(name) => names.push(name.clone()),
+        }
+    }
     Ok(swarm::Config {
         listen: config.listen,
         advertise: None,
         secrets: vec![token.secret],
         zone: config.zone.clone(),
         members,
+        names,
+        pace: swarm::Pace::default(),
     })
 }
 
