@@ -93,7 +93,9 @@ impl World {
             match what {
                 Late::Silent(of) => node.silent(of, now),
                 Late::Confirmed(of, lives) => node.confirmed(of, lives, now),
-                Late::News(news) => drop(node.learn(news, Heard::Gossip, now)),
+                Late::News(news) => {
+                    node.learn(news, Heard::Gossip, now);
+                }
             }
         }
         for n in 0..self.nodes.len() {
@@ -145,10 +147,14 @@ impl World {
                         .collect::<Vec<_>>()
                 };
                 let (me, shown) = (one.card().addr, one.card().version());
-                hello(one, to, None).into_iter().for_each(|news| drop(other.learn(news, Heard::Told, now)));
+                hello(one, to, None).into_iter().for_each(|news| {
+                    other.learn(news, Heard::Told, now);
+                });
                 let answer = hello(other, me, Some(shown));
                 let before = one.standing(to);
-                answer.into_iter().for_each(|news| drop(one.learn(news, Heard::Told, now)));
+                answer.into_iter().for_each(|news| {
+                    one.learn(news, Heard::Told, now);
+                });
                 one.answered(to);
                 if before != Some(Standing::Suspect) {
                     one.found(to);
@@ -173,10 +179,12 @@ impl World {
                             let differ = other.differ(&compare);
                             assert!(differ.next > compare.from);
                             compare.from = differ.next;
-                            one.lacking(&differ)
-                                .into_iter()
-                                .for_each(|news| drop(other.learn(news, Heard::Hearsay, now)));
-                            differ.news.into_iter().for_each(|news| drop(one.learn(news, Heard::Hearsay, now)));
+                            one.lacking(&differ).into_iter().for_each(|news| {
+                                other.learn(news, Heard::Hearsay, now);
+                            });
+                            differ.news.into_iter().for_each(|news| {
+                                one.learn(news, Heard::Hearsay, now);
+                            });
                         }
                     });
                 }

@@ -27,10 +27,13 @@ impl Member {
         Self { addr: swarm.status().advertised.unwrap(), swarm, store, _dir: dir }
     }
 
-    /// All that it believes to live.
-    fn living(&self) -> BTreeSet<SocketAddr> {
-        let members = self.swarm.status().members.into_iter();
-        members.filter(|member| member.standing == Standing::Living).map(|member| member.addr).collect()
+    /// All that it believes to live; `None` while it is not sure of somebody.
+    fn living(&self) -> Option<BTreeSet<SocketAddr>> {
+        let members = self.swarm.status().members;
+        let is_sure = |standing| !matches!(standing, Standing::Unasked | Standing::Suspect);
+        members.iter().all(|member| is_sure(member.standing)).then(|| {
+            members.iter().filter(|member| member.standing == Standing::Living).map(|member| member.addr).collect()
+        })
     }
 
     fn standing(&self, of: SocketAddr) -> Option<Standing> {
@@ -58,7 +61,7 @@ async fn agree(members: &[Member]) {
     let all: BTreeSet<_> = members.iter().map(|member| member.addr).collect();
     let agreed = || async {
         let wanted = |member: &Member| all.iter().copied().filter(|addr| *addr != member.addr).collect();
-        members.iter().all(|member| member.living() == wanted(member)).then_some(())
+        members.iter().all(|member| member.living() == Some(wanted(member))).then_some(())
     };
     eventually("all agree on who lives", agreed).await;
 }
@@ -147,7 +150,8 @@ async fn the_addresses_of_a_name_are_members_and_a_name_without_any_is_no_error(
     let config = Config { names, pace: Pace::faster(FASTER), ..config_at(loopback(), &[], 1) };
     let second = Member::with(config).await;
     eventually("they have found each other", || async {
-        (second.living().contains(&first.addr) && first.living().contains(&second.addr)).then_some(())
+        let lives = |of: &Member, at: &Member| at.standing(of.addr) == Some(Standing::Living);
+        (lives(&first, &second) && lives(&second, &first)).then_some(())
     })
     .await;
 }
