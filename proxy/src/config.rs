@@ -13,6 +13,8 @@ use waylay_certs::RegistryName;
 
 pub use file::ConfigError;
 
+use crate::swarm::Name;
+
 /// Everything the daemon needs to know, checked.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
@@ -102,9 +104,18 @@ pub struct Swarm {
     /// The file with the join token.
     pub token_file: PathBuf,
     /// Other members, besides those in the token.
-    pub members: Vec<SocketAddr>,
+    pub members: Vec<Member>,
     /// The zone that this node is in; empty without zones.
     pub zone: String,
+}
+
+/// Where other members are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Member {
+    /// One is at this address.
+    At(SocketAddr),
+    /// One is at each address of this name.
+    Named(Name),
 }
 
 /// Where certificates are published.
@@ -153,6 +164,15 @@ impl Config {
     /// As [`Self::load`], without a path.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         file::resolve(text)
+    }
+}
+
+impl Serialize for Member {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::At(addr) => serializer.collect_str(addr),
+            Self::Named(name) => serializer.collect_str(name),
+        }
     }
 }
 

@@ -53,6 +53,13 @@ pub struct FaultLabel {
     pub what: &'static str,
 }
 
+/// One label `direction`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    /// `sent` or `received`.
+    pub direction: &'static str,
+}
+
 /// One label `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
@@ -80,8 +87,10 @@ pub struct Metrics {
     pub intercept_effective: Gauge,
     /// Bytes of complete blobs in the store.
     pub store_bytes: Gauge,
-    /// Other members that are known.
+    /// Other members that are there.
     pub peers: Gauge,
+    /// Messages between members about who is there and what they hold.
+    pub swarm_control: Family<DirectionLabel, Counter>,
 }
 
 impl Source {
@@ -113,6 +122,7 @@ impl Default for Metrics {
             intercept_effective: Gauge::default(),
             store_bytes: Gauge::default(),
             peers: Gauge::default(),
+            swarm_control: Family::default(),
         };
         let list = &mut metrics.registry;
         list.register("bytes", "Body bytes sent to runtimes, by where they came from", metrics.bytes.clone());
@@ -127,7 +137,12 @@ impl Default for Metrics {
             metrics.intercept_effective.clone(),
         );
         list.register("store_bytes", "Bytes of complete blobs in the store", metrics.store_bytes.clone());
-        list.register("peers", "Other members that are known", metrics.peers.clone());
+        list.register("peers", "Other members that are there", metrics.peers.clone());
+        list.register(
+            "swarm_control_messages",
+            "Messages between members about who is there and what they hold, by direction",
+            metrics.swarm_control.clone(),
+        );
         for source in [Source::Store, Source::Peer, Source::Registry] {
             let _ = metrics.bytes.get_or_create_owned(&source.label());
         }

@@ -1,27 +1,36 @@
 //! Peers: who is there, who has what, and getting pieces from them over iroh. No relay, no outside service, nothing
 //! central; every node runs this same code.
 //!
-//! A member is an address, its identity follows from the cluster secret (`members`). For each digest three members keep
-//! books on who holds it (`tracker`); `herald` tells them, `locate` asks them. Pieces come over one protocol (`frame`,
+//! A member is an address, its identity follows from the cluster secret (`members`). Who is there is decided by `roster`,
+//! done by `watch`, said in signed `news` and spread by `gossip`; `admit` turns strangers away. For each digest three members keep
+//! books on who holds it (`owners`, `tracker`); `herald` tells them, `locate` asks them. Pieces come over one protocol (`frame`,
 //! `exchange`) in the order that `plan` says. Whether a client may have a blob, and what to do when nobody has it, is
 //! decided above.
 
+mod admit;
+mod control;
 mod crowd;
 mod endpoint;
 mod exchange;
 mod fetch;
 mod frame;
+mod gossip;
 mod herald;
 mod locate;
 mod members;
+mod names;
+mod news;
+mod owners;
 pub mod plan;
 mod pool;
 pub mod pure;
 mod quarantine;
+mod roster;
 mod sessions;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -29,18 +38,23 @@ use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::task::JoinSet;
 use waylay_certs::cluster::ClusterSecret;
 
+use self::{
+    control::{Control, Tally},
+    exchange::Exchange,
+    gossip::Gossip,
+    herald::{Herald, Round},
+    members::Members,
+    pool::Pool,
+    quarantine::Quarantine,
+    watch::Watch,
+};
 pub use self::{
     endpoint::StartError,
     fetch::{Blame, Declined, Fetched, Given, Leases, PeerFault, Wish},
     locate::{Located, Provider},
     members::MemberStatus,
-};
-use self::{
-    exchange::Exchange,
-    herald::{Herald, Round},
-    members::Members,
-    pool::Pool,
-    quarantine::Quarantine,
+    names::Name,
+    roster::{Pace, Standing},
 };
 use crate::{
     oci::digest::Digest,
@@ -60,6 +74,10 @@ pub struct Config {
     pub zone: String,
     /// Other members: the static list, and the addresses of the join token. One that lives is enough.
     pub members: Vec<SocketAddr>,
+    /// Names whose addresses are members too.
+    pub names: Vec<Name>,
+    /// How fast members look after one another.
+    pub pace: Pace,
 }
 
 /// The node's place among its peers; clones share it. When the last is dropped, the endpoint closes.
@@ -82,6 +100,8 @@ struct Net {
     members: Members,
     pool: Pool,
     exchange: Arc<Exchange>,
+    gossip: Gossip,
+    watch: Watch,
     /// Stops its tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -99,6 +119,8 @@ pub struct Status {
     pub facts: usize,
     /// Bytes of pieces given to peers since the start.
     pub sent: u64,
+    /// Messages about members and holdings since the start: those that went out, and those that came in.
+    pub control: (u64, u64),
     /// Nodes whose pieces are not taken at present.
     pub quarantined: Vec<EndpointId>,
 }
@@ -120,15 +142,26 @@ impl Swarm {
             return Err(StartError::Unspecified(me));
         }
         let key = secret.node_key(me);
-        let members = Members::new(me, &config.zone, config.secrets.clone(), &config.members);
+        let Config { zone, secrets, members: fixed, names, pace, .. } = config;
+        let members = Members::new(me, key.clone(), &zone, secrets, &fixed, pace);
         let endpoint = endpoint::bind(listen, key.clone(), &members).await?;
-        let pool = Pool::new(endpoint.clone(), members.clone());
-        let exchange = Arc::new(Exchange::new(store, members.clone(), Herald::default(), rand::random()));
+        let (gossip, heard) = Gossip::start(endpoint.clone(), &members).await?;
+        let tally = Arc::<Tally>::default();
+        let pool = Pool::new(endpoint.clone(), members.clone(), tally.clone());
+        let control = Arc::new(Control { members: members.clone(), pool: pool.clone(), tally });
+        let exchange = Arc::new(Exchange::new(store, members.clone(), Herald::default(), control.clone()));
+        let watch = Watch::new(control, gossip.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(exchange.clone().serve(endpoint.clone()));
+        tasks.spawn(exchange.clone().serve(endpoint.clone(), gossip.clone()));
         tasks.spawn(Round::new(exchange.clone(), pool.clone()).run());
-        let net = Net { endpoint, members, pool, exchange, _tasks: tasks };
-        tracing::info!(advertised = %me, members = config.members.len(), "the swarm has started");
+        tasks.spawn(watch.clone().run());
+        tasks.spawn(gossip.clone().listen(heard, members.clone()));
+        tasks.spawn(gossip.clone().speak(members.clone()));
+        for name in names {
+            tasks.spawn(name.watch(members.clone()));
+        }
+        let net = Net { endpoint, members, pool, exchange, gossip, watch, _tasks: tasks };
+        tracing::info!(advertised = %me, members = fixed.len(), "the swarm has started");
         Ok(Self { inner: Arc::new(Inner { key, quarantine: Arc::default(), net: Some(net) }) })
     }
 
@@ -146,10 +179,7 @@ impl Swarm {
 
     /// Whether there may be others to bring a blob with.
     pub fn has_members(&self) -> bool {
-        self.inner
-            .net
-            .as_ref()
-            .is_some_and(|net| net.members.others().into_iter().any(|addr| net.members.is_awake(addr)))
+        self.inner.net.as_ref().is_some_and(|net| net.members.any_awake())
     }
 
     /// Fetches those pieces of the wish that are not here yet, with everybody else who wants them: from the providers and
@@ -189,12 +219,14 @@ impl Swarm {
     pub fn status(&self) -> Status {
         let quarantined = self.inner.quarantine.list();
         let Some(net) = &self.inner.net else { return Status { quarantined, ..Status::default() } };
+        let (asked, said) = (net.exchange.control.tally.count(), net.gossip.count());
         Status {
             advertised: Some(net.members.me()),
             members: net.members.status(),
             connections: net.pool.len(),
             facts: net.exchange.tracker().facts(),
             sent: net.exchange.sent(),
+            control: (asked.0 + said.0, asked.1 + said.1),
             quarantined,
         }
     }
@@ -202,6 +234,7 @@ impl Swarm {
     /// Tells peers goodbye and closes the socket. Open requests, theirs and ours, end.
     pub async fn close(&self) {
         if let Some(net) = &self.inner.net {
+            net.watch.leave().await;
             net.endpoint.close().await;
         }
     }

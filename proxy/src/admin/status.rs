@@ -54,8 +54,12 @@ pub struct Peers {
     pub address: String,
     /// Other members that are known.
     pub members: Vec<String>,
-    /// How many of them answered when last asked.
+    /// How many of them live and can be reached from here.
     pub reachable: u64,
+    /// How many do not answer, and others are asked about them.
+    pub suspect: u64,
+    /// How many are gone, or said goodbye.
+    pub gone: u64,
 }
 
 /// Bytes by where they came from.
@@ -74,8 +78,10 @@ pub struct Bytes {
 pub struct Peer {
     /// Where it listens.
     pub address: String,
-    /// Whether it answered when last asked; `None` when it was not asked yet.
+    /// Whether it can be reached from here; `None` when it was not asked yet.
     pub reachable: Option<bool>,
+    /// What the members believe of it: `unasked`, `living`, `suspect`, `gone` or `left`.
+    pub standing: String,
 }
 
 /// A complete blob in the store.

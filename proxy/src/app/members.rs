@@ -52,7 +52,13 @@ pub(super) enum TokenFileError {
 /// When the token's file cannot be used.
 pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFileError> {
     let tokens = read(&config.token_file)?;
-    let mut members = config.members.clone();
+    let (mut members, mut names) = (Vec::new(), Vec::new());
+    for member in &config.members {
+        match member {
+            config::Member::At(address) => members.push(*address),
+            config::Member::Named(name) => names.push(name.clone()),
+        }
+    }
     for address in tokens.iter().flat_map(|token| &token.addresses) {
         if !members.contains(address) {
             members.push(*address);
@@ -65,6 +71,8 @@ pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFile
         secrets: tokens.into_iter().map(|token| token.secret).collect(),
         zone: config.zone.clone(),
         members,
+        names,
+        pace: swarm::Pace::default(),
     })
 }
 
@@ -118,7 +126,7 @@ mod tests {
         let swarm = config::Swarm {
             listen: ([10, 0, 0, 1], 1).into(),
             token_file: path,
-            members: vec![([10, 0, 0, 1], 2).into()],
+            members: vec![config::Member::At(([10, 0, 0, 1], 2).into())],
             zone: String::new(),
         };
         let resolved = resolve(&swarm).unwrap();

@@ -1,6 +1,10 @@
 //! What the admin listeners tell, gathered from the parts.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
 
 use super::{Core, switch::Switch};
 use crate::{
@@ -11,10 +15,10 @@ use crate::{
     config::Config,
     intercept::Intercept,
     journal::Journal,
-    metrics::{Metrics, ReasonLabel, Source},
+    metrics::{DirectionLabel, Metrics, ReasonLabel, Source},
     oci::digest::Digest,
     store::Store,
-    swarm::Swarm,
+    swarm::{MemberStatus, Standing, Swarm},
     telemetry::millis,
 };
 
@@ -56,8 +60,9 @@ impl Desk {
         if self.config.registries.is_empty() && self.config.plain_http.is_empty() {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
         }
-        let swarm = self.core.swarm.status();
-        if !swarm.members.is_empty() && !swarm.members.iter().any(|member| member.reachable == Some(true)) {
+        let mut members = self.core.swarm.status().members;
+        members.retain(|member| member.standing != Standing::Left);
+        if !members.is_empty() && !members.iter().any(|member| member.reachable == Some(true)) {
             warnings.push(
                 "no other member answers: check swarm.members, the token's addresses, and that UDP reaches them"
                     .to_owned(),
@@ -78,7 +83,12 @@ impl View for Desk {
             }
         }
         metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
-        metrics.peers.set(i64::try_from(self.core.swarm.status().members.len()).unwrap_or(i64::MAX));
+        let swarm = self.core.swarm.status();
+        let present = swarm.members.iter().filter(|member| member.standing.is_present()).count();
+        metrics.peers.set(i64::try_from(present).unwrap_or(i64::MAX));
+        for (direction, count) in [("sent", swarm.control.0), ("received", swarm.control.1)] {
+            metrics.swarm_control.get_or_create(&DirectionLabel { direction }).inner().store(count, Relaxed);
+        }
         metrics.render()
     }
 
@@ -104,6 +114,8 @@ impl View for Desk {
                 address: address.to_string(),
                 members: swarm.members.iter().map(|member| member.addr.to_string()).collect(),
                 reachable: swarm.members.iter().filter(|member| member.reachable == Some(true)).count() as u64,
+                suspect: swarm.members.iter().filter(|member| member.standing == Standing::Suspect).count() as u64,
+                gone: swarm.members.iter().filter(|member| !member.standing.is_present()).count() as u64,
             }),
             bytes: status::Bytes {
                 store: bytes(Source::Store),
@@ -116,7 +128,12 @@ impl View for Desk {
 
     fn peers(&self) -> Vec<Peer> {
         let members = self.core.swarm.status().members.into_iter();
-        members.map(|member| Peer { address: member.addr.to_string(), reachable: member.reachable }).collect()
+        let peer = |member: MemberStatus| Peer {
+            address: member.addr.to_string(),
+            reachable: member.reachable,
+            standing: member.standing.name().to_owned(),
+        };
+        members.map(peer).collect()
     }
 
     fn blobs(&self) -> Vec<Blob> {

@@ -1,4 +1,4 @@
-//! `waylay peers`: the other members, and whether they answer.
+//! `waylay peers`: the other members, whether they answer, and what the members believe of them.
 
 use std::path::Path;
 
@@ -23,14 +23,14 @@ fn shown(peers: &[Peer]) -> String {
         return "no other member is known; `waylay install --join` on another node makes one".to_owned();
     }
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["member", "answers"]);
+    table.load_style(NOTHING).set_header(["member", "answers", "standing"]);
     for peer in peers {
         let answers = match peer.reachable {
             Some(true) => "yes",
             Some(false) => "NO",
             None => "not asked yet",
         };
-        table.add_row([peer.address.as_str(), answers]);
+        table.add_row([peer.address.as_str(), answers, &peer.standing]);
     }
     super::without_trailing_blanks(&table.to_string())
 }
@@ -41,8 +41,16 @@ mod tests {
 
     #[test]
     fn a_member_that_does_not_answer_is_seen() {
-        let peer = |address: &str, reachable| Peer { address: address.to_owned(), reachable };
-        let shown = shown(&[peer("10.0.0.2:4500", Some(true)), peer("10.0.0.3:4500", Some(false))]);
-        assert_eq!(shown, " member         answers\n 10.0.0.2:4500  yes\n 10.0.0.3:4500  NO");
+        let peer = |address: &str, reachable, standing: &str| Peer {
+            address: address.to_owned(),
+            reachable,
+            standing: standing.to_owned(),
+        };
+        let shown =
+            shown(&[peer("10.0.0.2:4500", Some(true), "living"), peer("10.0.0.3:4500", Some(false), "suspect")]);
+        let lines: Vec<_> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(lines[0], ["member", "answers", "standing"]);
+        assert_eq!(lines[1], ["10.0.0.2:4500", "yes", "living"]);
+        assert_eq!(lines[2], ["10.0.0.3:4500", "NO", "suspect"]);
     }
 }

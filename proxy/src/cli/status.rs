@@ -42,7 +42,9 @@ fn print(status: &Status) {
     row("store", format!("{} blobs, {} of {}", store.blobs, size(store.bytes), size(store.quota)));
     match &status.peers {
         Some(peers) => {
-            row("peers", format!("{} of {} answer: {}", peers.reachable, peers.members.len(), or_none(&peers.members)));
+            let (suspect, gone) = (peers.suspect, peers.gone);
+            let count = format!("{} of {} answer", peers.reachable, peers.members.len());
+            row("peers", format!("{count}, {suspect} suspect, {gone} gone: {}", or_none(&peers.members)));
             row("own address", peers.address.clone());
         }
         None => row("peers", "none: this node keeps to itself".to_owned()),

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use waylay_certs::RegistryName;
 
-use super::{Admin, Config, Intercept, Log, LogFormat, Proxy, Pull, Store, Swarm, Trust};
+use super::{Admin, Config, Intercept, Log, LogFormat, Member, Proxy, Pull, Store, Swarm, Trust};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,7 @@ struct RawSwarm {
     listen: SocketAddr,
     token_file: PathBuf,
     #[serde(default)]
-    members: Vec<SocketAddr>,
+    members: Vec<String>,
     zone: Option<String>,
 }
 
@@ -267,7 +267,11 @@ fn swarm(raw: RawSwarm) -> Result<Swarm, ConfigError> {
     if zone.len() > 64 || zone.chars().any(char::is_control) {
         return Err(ConfigError::value("swarm.zone", zone, "is a label of at most 64 bytes"));
     }
-    Ok(Swarm { listen: raw.listen, token_file: raw.token_file, members: raw.members, zone })
+    let members = raw.members.iter().map(|text| match text.parse() {
+        Ok(addr) => Ok(Member::At(addr)),
+        Err(_) => text.parse().map(Member::Named).map_err(|error| ConfigError::value("swarm.members", text, error)),
+    });
+    Ok(Swarm { listen: raw.listen, token_file: raw.token_file, members: members.collect::<Result<_, _>>()?, zone })
 }
 
 fn filter(text: Option<String>) -> Result<String, ConfigError> {

@@ -11,7 +11,7 @@ use iroh::{
     endpoint::{AckFrequencyConfig, BindError, QuicTransportConfig, VarInt, presets},
 };
 
-use super::{frame::ALPN, members::Members};
+use super::{frame::ALPN, gossip, members::Members};
 
 /// One stream's receive window, in bytes. Never above 2 MiB: the reassembly of larger ones can overflow, and that ends
 /// the whole connection.
@@ -22,6 +22,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_WINDOW: u64 = 2 << 20;
 /// Requests that one peer may have open.
 const STREAMS: u32 = 256;
+/// Streams of one gossip connection: one for what is said, and one more while the connection is replaced.
+const GOSSIP_STREAMS: u32 = 2;
 /// Acknowledge every so many packets: 12 to 35 % more throughput than the default.
 const ACK_EVERY: u32 = 40;
 
@@ -46,6 +48,9 @@ pub enum StartError {
         /// Why.
         source: Box<BindError>,
     },
+    /// The gossip did not begin.
+    #[error("cannot join the gossip of the members: {0}")]
+    Gossip(#[from] iroh_gossip::api::ApiError),
     /// Others need an address to reach us at.
     #[error("others cannot reach {0}: name the address that they should use")]
     Unspecified(SocketAddr),
@@ -66,7 +71,7 @@ pub(super) async fn bind(addr: SocketAddr, key: SecretKey, members: &Members) ->
     let builder = Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
         .secret_key(key)
-        .alpns(vec![ALPN.to_vec()])
+        .alpns(vec![ALPN.to_vec(), gossip::ALPN.to_vec()])
         .clear_ip_transports()
         .transport_config(transport())
         .hooks(members.clone());
@@ -83,7 +88,7 @@ fn transport() -> QuicTransportConfig {
         // A cluster's network, not the internet's 333 ms: the first lost packet would cost a second.
         .initial_rtt(Duration::from_millis(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(GOSSIP_STREAMS))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)

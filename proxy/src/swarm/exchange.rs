@@ -27,7 +27,9 @@ use self::{
     reader::{ReadError, Reader},
 };
 use super::{
-    frame::{self, Answer, FrameError, Hello, MAX_MEMBERS, Pieces, Request, code},
+    control::Control,
+    frame::{self, ALPN, Answer, FrameError, Pieces, Request, code},
+    gossip::Gossip,
     herald::Herald,
     members::Members,
     sessions::Sessions,
@@ -64,6 +66,7 @@ pub(crate) struct Exchange {
     pub(crate) members: Members,
     pub(crate) herald: Herald,
     pub(crate) boot: u64,
+    pub(crate) control: Arc<Control>,
     pub(crate) sessions: Sessions,
     /// Cloned for each lease under way.
     pub(crate) leases: Arc<()>,
@@ -77,8 +80,8 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(store: Store, members: Members, herald: Herald, boot: u64) -> Self {
-        let slots = Semaphore::new(SLOTS);
+    pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>) -> Self {
+        let (slots, boot) = (Semaphore::new(SLOTS), members.boot());
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
         Self {
@@ -86,6 +89,7 @@ impl Exchange {
             members,
             herald,
             boot,
+            control,
             sessions,
             leases,
             tracker,
@@ -106,22 +110,15 @@ impl Exchange {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// What we say of ourselves.
-    pub(crate) fn hello(&self) -> Hello {
-        let mut members = self.members.others();
-        members.truncate(MAX_MEMBERS);
-        Hello { advertised: self.members.me(), boot: self.boot, members, zone: self.members.zone().to_owned() }
-    }
-
     /// Accepts connections until the endpoint is closed. Dropping the future ends them all.
-    pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint) {
+    pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint, gossip: Gossip) {
         let mut connections = JoinSet::new();
         loop {
             self.connections.store(connections.len(), Ordering::Relaxed);
             tokio::select! {
                 incoming = endpoint.accept() => match incoming {
                     Some(incoming) if connections.len() >= CONNECTIONS => incoming.refuse(),
-                    Some(incoming) => { connections.spawn(self.clone().connection(incoming)); }
+                    Some(incoming) => { connections.spawn(self.clone().connection(incoming, gossip.clone())); }
                     None => return,
                 },
                 Some(_) = connections.join_next() => {}
@@ -129,7 +126,7 @@ impl Exchange {
         }
     }
 
-    async fn connection(self: Arc<Self>, incoming: Incoming) {
+    async fn connection(self: Arc<Self>, incoming: Incoming, gossip: Gossip) {
         // Strangers end here: the members' hook runs before the handshake counts as done.
         let Ok(accepting) = incoming.accept() else { return };
         let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, accepting).await else { return };
@@ -137,6 +134,9 @@ impl Exchange {
         let Some(_place) = self.places.take(from, OF_ONE_MEMBER) else {
             return connection.close(code::TOO_MANY.into(), b"too many connections");
         };
+        if connection.alpn() != ALPN {
+            return gossip.serve(connection).await;
+        }
         let mut streams = JoinSet::new();
         loop {
             let crowded = self.connections.load(Ordering::Relaxed) > CROWDED;
@@ -169,13 +169,11 @@ impl Exchange {
     }
 
     async fn answer(&self, from: SocketAddr, request: Request, send: &mut SendStream) -> Result<(), FrameError> {
+        self.members.asked_by(from);
+        let is_control = matches!(request, Request::Member(_) | Request::Announce(_));
+        self.control.tally.received(is_control);
         let answer = match request {
-            Request::Hello(hello) => {
-                self.members.add(&hello.members, false);
-                self.members.is_in(from, &hello.zone);
-                self.herald.met(from, hello.boot);
-                Answer::Hello(self.hello())
-            }
+            Request::Member(ask) => Answer::Member(self.control.answer(from, ask).await),
             Request::Announce(announce) => {
                 self.tracker().note(from, announce, Instant::now());
                 Answer::Noted(self.boot)
@@ -186,6 +184,7 @@ impl Exchange {
             Request::Join(join) => Answer::Joined(self.tracker().join(from, &join, self.boot, Instant::now())),
         };
         frame::send(send, &answer).await?;
+        self.control.tally.sent(is_control);
         let _ = send.finish();
         Ok(())
     }

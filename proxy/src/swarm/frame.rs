@@ -4,6 +4,7 @@
 //! One request per QUIC stream: a frame each way, and for a piece its bytes after the frame. New variants go to the end
 //! of the enums; a change to an old one is a new ALPN.
 
+mod member;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use fixedbitset::FixedBitSet;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub(crate) use self::member::{Ask, Compare, Differ, Hello, MAX_NEWS, Word};
 use crate::{
     oci::digest::Digest,
     store::{
@@ -25,8 +27,8 @@ use crate::{
 pub(crate) const ALPN: &[u8] = b"waylay/swarm/2";
 /// The longest frame, in bytes, without the four of its length.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
-/// The most members that one message may name.
-pub(crate) const MAX_MEMBERS: usize = 1024;
+/// The most members of a cluster.
+pub(crate) const MAX_MEMBERS: usize = 16_384;
 /// The most providers in one answer.
 pub(crate) const MAX_PROVIDERS: usize = 16;
 /// The most provenance pairs told with one blob.
@@ -57,8 +59,8 @@ pub(crate) mod code {
 /// What one node asks of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Introduces the asker; answered by [`Answer::Hello`].
-    Hello(Hello),
+    /// About who is a member; answered by [`Answer::Member`].
+    Member(Ask),
     /// To an owner: what the asker holds and no longer holds; answered by [`Answer::Noted`].
     Announce(Announce),
     /// To an owner: who has this? Answered by [`Answer::Located`].
@@ -80,8 +82,8 @@ pub(crate) enum Request {
 /// The answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The answerer introduces itself in turn.
-    Hello(Hello),
+    /// About who is a member.
+    Member(Word),
     /// The announcement is in the books. Carries the boot epoch of the owner: a new one means tell me everything again.
     Noted(u64),
     /// What is known of the blob; `None` when nothing is.
@@ -149,19 +151,6 @@ pub struct Joined {
     pub again: u32,
     /// The owner's boot epoch.
     pub owner: u64,
-}
-
-/// How nodes introduce themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    /// Where others reach the speaker; its identity follows from it.
-    pub(crate) advertised: SocketAddr,
-    /// Different after each start: what an owner knew is gone.
-    pub(crate) boot: u64,
-    /// Members that the speaker knows, itself not among them.
-    pub(crate) members: Vec<SocketAddr>,
-    /// The speaker's zone; empty where there are none.
-    pub(crate) zone: String,
 }
 
 /// Changes of what a node holds.
@@ -235,7 +224,7 @@ pub(crate) trait Bounded {
 impl Bounded for Request {
     fn is_bounded(&self) -> bool {
         match self {
-            Self::Hello(hello) => hello.is_bounded(),
+            Self::Member(ask) => ask.is_bounded(),
             Self::Announce(announce) => {
                 announce.held.len() <= MAX_HOLDINGS
                     && announce.gone.len() <= MAX_HOLDINGS
@@ -254,7 +243,7 @@ impl Bounded for Request {
 impl Bounded for Answer {
     fn is_bounded(&self) -> bool {
         match self {
-            Self::Hello(hello) => hello.is_bounded(),
+            Self::Member(word) => word.is_bounded(),
             Self::Located(Some(record)) => {
                 Layout::new(record.size).is_ok()
                     && record.providers.len() <= MAX_PROVIDERS
@@ -264,12 +253,6 @@ impl Bounded for Answer {
             Self::Joined(Some(joined)) => joined.neighbours.len() <= MAX_PROVIDERS,
             Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Joined(None) | Self::Piece(_) => true,
         }
-    }
-}
-
-impl Bounded for Hello {
-    fn is_bounded(&self) -> bool {
-        self.members.len() <= MAX_MEMBERS && self.zone.len() <= MAX_ZONE
     }
 }
 

@@ -1,35 +1,34 @@
-//! Who belongs to the cluster, who answers for which digest, and the hook that turns everybody else away.
+//! Who belongs to the cluster, whom to ask for what, and how to reach them: what the tasks of the swarm share of the
+//! [`Roster`].
 //!
 //! A member is an address: its identity is derived from the cluster secret and that address. So a list of addresses is a
 //! list of identities, and whoever comes *from* the address that its identity is derived from holds the secret and may
 //! join.
 
+mod rest;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Instant, SystemTime},
 };
 
-use iroh::{
-    EndpointAddr, EndpointId, TransportAddr,
-    endpoint::{AfterHandshakeOutcome, Connection, EndpointHooks, Side},
-};
-use tokio::sync::watch;
+use iroh::{EndpointAddr, EndpointId, SecretKey, TransportAddr};
+use tokio::sync::{Notify, watch};
 use waylay_certs::cluster::ClusterSecret;
 
-use super::frame::{MAX_MEMBERS, code};
-use crate::oci::digest::Digest;
-
-/// How many members answer for one digest.
-pub(crate) const OWNERS: usize = 3;
-/// A member that did not answer is left alone at first for so long, doubling up to [`MAX_REST`].
-const MIN_REST: Duration = Duration::from_secs(2);
-const MAX_REST: Duration = Duration::from_secs(60);
-/// A member that joined by itself and was not heard of for so long is forgotten.
-const FORGET: Duration = Duration::from_secs(600);
-/// A member that was silent for so long is greeted, to see whether it lives.
-const GREET: Duration = Duration::from_secs(60);
+use self::rest::Resting;
+use super::{
+    frame::{Compare, Differ, Hello},
+    news::News,
+    owners::Owners,
+    roster::{Act, Change, Heard, Pace, Roster, Standing},
+};
+use crate::{oci::digest::Digest, telemetry::millis};
 
 /// The members; clones share them.
 #[derive(Debug, Clone)]
@@ -41,33 +40,28 @@ pub(crate) struct Members {
 struct Inner {
     me: SocketAddr,
     zone: String,
+    boot: u64,
+    pace: Pace,
     secrets: Vec<ClusterSecret>,
     // std: never held across an await.
     table: RwLock<Table>,
-    /// Counts changes of who belongs, for those who must tell new owners.
+    /// Counts changes of who can be asked, for those who must tell new owners.
     changed: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    members: BTreeMap<SocketAddr, Member>,
-    by_id: HashMap<EndpointId, SocketAddr>,
-    /// For each first byte of a digest, who answers for it.
-    owners: Vec<[Option<SocketAddr>; OWNERS]>,
+    /// There may be something to tell everybody.
+    unsaid: Notify,
+    /// How often others thought that we were gone.
+    refuted: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Member {
-    /// As it was seen last.
-    id: EndpointId,
-    /// Given by the operator: never forgotten.
-    fixed: bool,
-    heard: Option<Instant>,
-    added: Instant,
-    failures: u32,
-    rests_until: Option<Instant>,
-    /// As it said when it introduced itself.
-    zone: Option<String>,
+struct Table {
+    roster: Roster,
+    owners: Owners,
+    by_id: HashMap<EndpointId, SocketAddr>,
+    /// As whom a member was seen last: while the secret is rotated it may be either of two.
+    seen: HashMap<SocketAddr, EndpointId>,
+    /// Those who did not answer this node lately.
+    resting: Resting,
 }
 
 /// One member, for status.
@@ -75,15 +69,38 @@ struct Member {
 pub struct MemberStatus {
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Whether it answered the last time it was asked; `None` when it was not asked yet.
+    /// What is believed of it.
+    pub standing: Standing,
+    /// Whether it can be reached from here; `None` when it was not asked yet.
     pub reachable: Option<bool>,
 }
 
 impl Members {
-    /// The members named by the operator, with us at `me`. The first secret is ours; others are accepted during a rotation.
-    pub(crate) fn new(me: SocketAddr, zone: &str, secrets: Vec<ClusterSecret>, fixed: &[SocketAddr]) -> Self {
-        let (table, changed) = (RwLock::new(Table::default()), watch::Sender::new(0));
-        let inner = Inner { me: canonical(me), zone: zone.to_owned(), secrets, table, changed };
+    /// The members named by the operator, with us at `me`, whose key this is. All secrets are accepted from others.
+    pub(crate) fn new(
+        me: SocketAddr,
+        key: SecretKey,
+        zone: &str,
+        secrets: Vec<ClusterSecret>,
+        fixed: &[SocketAddr],
+        pace: Pace,
+    ) -> Self {
+        let (me, boot) = (canonical(me), rand::random());
+        let roster = Roster::new(key, me, boot, millis(SystemTime::now()), zone, pace, Instant::now());
+        let (by_id, seen, resting) = (HashMap::new(), HashMap::new(), Resting::default());
+        let table = RwLock::new(Table { roster, owners: Owners::new(me), by_id, seen, resting });
+        let (changed, unsaid) = (watch::Sender::new(0), Notify::new());
+        let inner = Inner {
+            me,
+            zone: zone.to_owned(),
+            boot,
+            pace,
+            secrets,
+            table,
+            changed,
+            unsaid,
+            refuted: AtomicU64::new(0),
+        };
         let members = Self { inner: Arc::new(inner) };
         members.add(fixed, true);
         members
@@ -94,6 +111,16 @@ impl Members {
         self.inner.me
     }
 
+    /// Our boot epoch: different after each start.
+    pub(crate) fn boot(&self) -> u64 {
+        self.inner.boot
+    }
+
+    /// How fast members look after one another.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.inner.pace
+    }
+
     /// Our zone; empty where there are none.
     pub(crate) fn zone(&self) -> &str {
         &self.inner.zone
@@ -102,47 +129,12 @@ impl Members {
     /// Whether a member is in our zone. One that did not say counts as near only where there are no zones.
     pub(crate) fn is_near(&self, addr: SocketAddr) -> bool {
         let table = self.read();
-        table.members.get(&canonical(addr)).and_then(|member| member.zone.as_deref()).unwrap_or_default()
-            == self.inner.zone
+        table.roster.card_of(canonical(addr)).map_or("", |card| &card.zone) == self.inner.zone
     }
 
-    /// A member says which zone it is in.
-    pub(crate) fn is_in(&self, addr: SocketAddr, zone: &str) {
-        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
-            member.zone = Some(zone.to_owned());
-        }
-    }
-
-    /// Adds those that are new, up to [`MAX_MEMBERS`].
+    /// Adds those that are new, as long as there is room.
     pub(crate) fn add(&self, addrs: &[SocketAddr], fixed: bool) {
-        let mut table = self.write();
-        let mut grew = table.owners.is_empty();
-        for addr in addrs.iter().map(|addr| canonical(*addr)) {
-            if addr == self.inner.me || addr.port() == 0 || addr.ip().is_unspecified() {
-                continue;
-            }
-            if let Some(member) = table.members.get_mut(&addr) {
-                member.fixed |= fixed;
-                continue;
-            }
-            if !fixed && table.members.len() >= MAX_MEMBERS {
-                continue;
-            }
-            let Some(id) = self.ids(addr).next() else { continue };
-            let added = Instant::now();
-            table
-                .members
-                .insert(addr, Member { id, fixed, heard: None, added, failures: 0, rests_until: None, zone: None });
-            for id in self.ids(addr) {
-                table.by_id.insert(id, addr);
-            }
-            grew = true;
-        }
-        if grew {
-            table.assign(self.inner.me);
-            drop(table);
-            self.inner.changed.send_modify(|count| *count += 1);
-        }
+        self.change(|roster, now| addrs.iter().for_each(|addr| roster.add(canonical(*addr), fixed, now)));
     }
 
     /// The address of a member with this identity.
@@ -150,117 +142,193 @@ impl Members {
         self.read().by_id.get(id).copied()
     }
 
-    /// How to dial a member; nothing when it is not one. While the secret is rotated it may be either of two: as it was seen
-    /// last comes first.
+    /// How to dial a member, as it was seen last first; nothing when it is not one.
     pub(crate) fn dial(&self, addr: SocketAddr) -> Vec<EndpointAddr> {
-        let Some(last) = self.read().members.get(&canonical(addr)).map(|member| member.id) else { return Vec::new() };
-        let others = self.ids(canonical(addr)).filter(|id| *id != last);
-        std::iter::once(last).chain(others).map(|id| EndpointAddr::from_parts(id, [TransportAddr::Ip(addr)])).collect()
+        let (table, at) = (self.read(), canonical(addr));
+        if table.roster.standing(at).is_none() {
+            return Vec::new();
+        }
+        let seen = table.seen.get(&at).copied();
+        let others = self.ids(at).filter(|id| Some(*id) != seen);
+        seen.into_iter().chain(others).map(|id| EndpointAddr::from_parts(id, [TransportAddr::Ip(addr)])).collect()
     }
 
     /// The member was seen with this identity, which is one of its own.
-    fn is_as(&self, addr: SocketAddr, id: EndpointId) {
-        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
-            member.id = id;
+    pub(crate) fn is_as(&self, addr: SocketAddr, id: EndpointId) {
+        if self.read().seen.get(&canonical(addr)) != Some(&id) {
+            self.write().seen.insert(canonical(addr), id);
         }
-    }
-
-    /// All other members.
-    pub(crate) fn others(&self) -> Vec<SocketAddr> {
-        self.read().members.keys().copied().collect()
     }
 
     /// Who answers for this digest, best first; we may be among them.
     pub(crate) fn owners(&self, digest: &Digest) -> Vec<SocketAddr> {
-        let table = self.read();
-        let shard = usize::from(digest.as_bytes()[0]);
-        table.owners.get(shard).into_iter().flatten().flatten().copied().collect()
+        self.read().owners.of(digest)
     }
 
-    /// Fires when somebody joined or was forgotten.
+    /// Who answers for a shard of the digests, best first.
+    pub(crate) fn owners_of_shard(&self, shard: u8) -> Vec<SocketAddr> {
+        self.read().owners.of_shard(shard)
+    }
+
+    /// Fires when somebody came, went or started again.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
     }
 
+    /// How often others thought that we were gone, and forgot what we told them.
+    pub(crate) fn refuted(&self) -> u64 {
+        self.inner.refuted.load(Relaxed)
+    }
+
+    /// The boot epoch of a member that lives and can be reached.
+    pub(crate) fn boot_of(&self, addr: SocketAddr) -> Option<u64> {
+        if addr == self.inner.me {
+            return Some(self.inner.boot);
+        }
+        let table = self.read();
+        let lives = table.roster.standing(addr)? == Standing::Living && !table.resting.rests(addr);
+        table.roster.card_of(addr).filter(|_| lives).map(|card| card.boot)
+    }
+
+    /// What is believed of a member; `None` when it is not one.
+    pub(crate) fn standing(&self, addr: SocketAddr) -> Option<Standing> {
+        self.read().roster.standing(canonical(addr))
+    }
+
     /// The member answered.
     pub(crate) fn heard(&self, addr: SocketAddr) {
-        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
-            (member.heard, member.failures, member.rests_until) = (Some(Instant::now()), 0, None);
+        if self.read().resting.missed_last(canonical(addr)) {
+            self.write().resting.end(canonical(addr));
+        }
+    }
+
+    /// The member asked us for something.
+    pub(crate) fn asked_by(&self, addr: SocketAddr) {
+        if self.standing(addr) == Some(Standing::Suspect) {
+            self.change(|roster, _| roster.alive(addr));
         }
     }
 
     /// The member did not answer; it is left alone for a while.
     pub(crate) fn missed(&self, addr: SocketAddr) {
-        if let Some(member) = self.write().members.get_mut(&canonical(addr)) {
-            member.failures = member.failures.saturating_add(1);
-            let rest = MIN_REST.saturating_mul(1 << (member.failures - 1).min(5)).min(MAX_REST);
-            member.rests_until = Some(Instant::now() + rest);
-        }
-    }
-
-    /// Whether the member may be asked: it is one, and did not just fail.
-    pub(crate) fn is_awake(&self, addr: SocketAddr) -> bool {
-        let table = self.read();
-        let member = table.members.get(&canonical(addr));
-        member.is_some_and(|member| member.rests_until.is_none_or(|until| until <= Instant::now()))
-    }
-
-    /// Who should be greeted now: never heard of, not heard of for long, or failing and rested.
-    pub(crate) fn ungreeted(&self) -> Vec<SocketAddr> {
-        let table = self.read();
-        let due = |member: &Member| {
-            let silent = member.failures > 0 || member.heard.is_none_or(|heard| heard.elapsed() > GREET);
-            silent && member.rests_until.is_none_or(|until| until <= Instant::now())
-        };
-        table.members.iter().filter(|(_, member)| due(member)).map(|(addr, _)| *addr).collect()
-    }
-
-    /// Forgets members that joined by themselves and have been silent for long.
-    pub(crate) fn forget_silent(&self) {
         let mut table = self.write();
-        let silent: Vec<_> = table
-            .members
-            .iter()
-            .filter(|(_, member)| !member.fixed && member.failures > 0)
-            .filter(|(_, member)| member.heard.unwrap_or(member.added).elapsed() > FORGET)
-            .map(|(addr, _)| *addr)
-            .collect();
-        if silent.is_empty() {
-            return;
+        if table.roster.standing(canonical(addr)).is_some() {
+            table.resting.missed(canonical(addr), Instant::now());
         }
-        table.members.retain(|addr, _| !silent.contains(addr));
-        table.by_id.retain(|_, addr| !silent.contains(addr));
-        table.assign(self.inner.me);
-        drop(table);
-        self.inner.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Whether the member may be asked: it is there, and did not just fail.
+    pub(crate) fn is_awake(&self, addr: SocketAddr) -> bool {
+        let (table, addr) = (self.read(), canonical(addr));
+        table.roster.standing(addr).is_some_and(Standing::is_present) && !table.resting.rests(addr)
+    }
+
+    /// Everybody who is there, we too.
+    pub(crate) fn present(&self) -> HashSet<SocketAddr> {
+        let table = self.read();
+        let present = table.roster.members().filter(|(_, standing)| standing.is_present()).map(|(addr, _)| addr);
+        present.chain([self.inner.me]).collect()
+    }
+
+    /// Whether anybody may be asked.
+    pub(crate) fn any_awake(&self) -> bool {
+        let table = self.read();
+        table.roster.members().any(|(addr, standing)| standing.is_present() && !table.resting.rests(addr))
     }
 
     /// The members for status.
     pub(crate) fn status(&self) -> Vec<MemberStatus> {
-        let reachable = |member: &Member| match (member.failures, member.heard) {
-            (0, None) => None,
-            (0, Some(_)) => Some(true),
-            _ => Some(false),
-        };
         let table = self.read();
-        table.members.iter().map(|(addr, member)| MemberStatus { addr: *addr, reachable: reachable(member) }).collect()
+        let reachable = |addr, standing| match standing {
+            Standing::Unasked => None,
+            Standing::Living => Some(!table.resting.missed_last(addr)),
+            Standing::Suspect | Standing::Gone | Standing::Left => Some(false),
+        };
+        let members = table.roster.members();
+        members.map(|(addr, standing)| MemberStatus { addr, standing, reachable: reachable(addr, standing) }).collect()
     }
 
-    /// Whether an identity that comes from `from` belongs to us; one that fits its address joins by that.
-    fn admit(&self, id: EndpointId, from: Option<SocketAddr>) -> bool {
-        if let Some(addr) = self.addr_of(&id) {
-            self.is_as(addr, id);
-            return true;
-        }
-        let Some(from) = from else { return false };
-        if !self.ids(canonical(from)).any(|own| own == id) {
-            return false;
-        }
-        self.add(&[from], false);
-        self.addr_of(&id).is_some()
+    /// How we introduce ourselves to a member, which has shown this version of its card.
+    pub(crate) fn hello(&self, to: SocketAddr, shown: Option<(u64, u64)>) -> Hello {
+        let table = self.read();
+        Hello { card: table.roster.card().clone(), of_you: table.roster.rumour(to, shown) }
     }
 
-    fn ids(&self, addr: SocketAddr) -> impl Iterator<Item = EndpointId> {
+    /// Takes what is new and signed by whom it names; how much that was.
+    pub(crate) fn learn(&self, news: Vec<News>, heard: Heard) -> usize {
+        let mut news = news;
+        {
+            let table = self.read();
+            news.retain(|news| table.roster.is_news(news, heard));
+        }
+        news.retain(|news| news.is_signed(|addr| self.ids(addr).collect()));
+        if news.is_empty() {
+            return 0;
+        }
+        self.change(|roster, now| news.into_iter().filter(|news| roster.learn(news.clone(), heard, now)).count())
+    }
+
+    /// The digest of our table.
+    pub(crate) fn digest(&self) -> u64 {
+        self.read().roster.digest()
+    }
+
+    /// The digests of our table, for a comparison that goes on at a bucket.
+    pub(crate) fn compare(&self, from: u16) -> Compare {
+        self.read().roster.compare(from)
+    }
+
+    /// Where our table differs from another.
+    pub(crate) fn differ(&self, theirs: &Compare) -> Differ {
+        self.read().roster.differ(theirs)
+    }
+
+    /// What we know and the other does not.
+    pub(crate) fn lacking(&self, theirs: &Differ) -> Vec<News> {
+        self.read().roster.lacking(theirs)
+    }
+
+    /// What is to be done now for the roster's sake.
+    pub(crate) fn tick(&self) -> Vec<Act> {
+        self.change(Roster::tick)
+    }
+
+    /// The next of what everybody should hear; waits for it.
+    pub(crate) async fn unsaid(&self) -> News {
+        loop {
+            if let Some(news) = self.write().roster.say() {
+                return news;
+            }
+            self.inner.unsaid.notified().await;
+        }
+    }
+
+    /// Somebody who lives, to find the gossip through.
+    pub(crate) fn somebody(&self) -> Option<EndpointId> {
+        use rand::seq::IteratorRandom as _;
+        let table = self.read();
+        let living = table.roster.members().filter(|(_, standing)| *standing == Standing::Living);
+        let (addr, _) = living.choose(&mut rand::rng())?;
+        table.seen.get(&addr).copied().or_else(|| self.ids(addr).next())
+    }
+
+    /// Changes the roster, and all that goes by it.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Roster, Instant) -> R) -> R {
+        let mut table = self.write();
+        let result = change(&mut table.roster, Instant::now());
+        let changes = table.roster.take_changes();
+        let moved = changes.iter().any(|change| !matches!(change, Change::Known(_) | Change::Forgotten(_)));
+        changes.into_iter().for_each(|change| table.follow(change, self));
+        drop(table);
+        if moved {
+            self.inner.changed.send_modify(|count| *count += 1);
+        }
+        self.inner.unsaid.notify_one();
+        result
+    }
+
+    /// The identities that belong to an address.
+    pub(crate) fn ids(&self, addr: SocketAddr) -> impl Iterator<Item = EndpointId> {
         self.inner.secrets.iter().map(move |secret| secret.node_key(addr).public())
     }
 
@@ -273,54 +341,50 @@ impl Members {
     }
 }
 
-impl EndpointHooks for Members {
-    /// Runs for every protocol and both directions, before the other side can ask anything.
-    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
-        // Only for a connection that was made to us does the address tell something: it is where the joiner sends from.
-        let from = match connection.side() {
-            Side::Server => connection.paths().iter().find_map(|path| match path.remote_addr() {
-                TransportAddr::Ip(addr) => Some(*addr),
-                _ => None,
-            }),
-            Side::Client => None,
-        };
-        let id = connection.remote_id();
-        if self.admit(id, from) {
-            return AfterHandshakeOutcome::Accept;
-        }
-        tracing::warn!(peer = %id.fmt_short(), ?from, "a stranger was turned away: another cluster secret, or an address it does not advertise");
-        AfterHandshakeOutcome::Reject { error_code: code::STRANGER.into(), reason: b"not a member".to_vec() }
-    }
-}
-
 impl Table {
-    /// Rendezvous hashing over addresses, not identities, so that nodes agree while the secret rotates.
-    fn assign(&mut self, me: SocketAddr) {
-        let everybody: Vec<_> = self.members.keys().copied().chain([me]).collect();
-        self.owners = (0..=u8::MAX)
-            .map(|shard| {
-                let mut scored: Vec<_> = everybody.iter().map(|addr| (score(shard, addr), *addr)).collect();
-                scored.sort_unstable_by(|a, b| b.cmp(a));
-                let mut owners = [None; OWNERS];
-                for (owner, (_, addr)) in owners.iter_mut().zip(scored) {
-                    *owner = Some(addr);
+    fn follow(&mut self, change: Change, members: &Members) {
+        match change {
+            Change::Known(addr) => self.by_id.extend(members.ids(addr).map(|id| (id, addr))),
+            Change::Came(addr) => self.owners.add(addr),
+            Change::Went(addr) => self.owners.remove(addr),
+            Change::Refuted => {
+                members.inner.refuted.fetch_add(1, Relaxed);
+            }
+            Change::Restarted(addr) => self.resting.end(addr),
+            Change::Forgotten(addr) => {
+                self.owners.remove(addr);
+                self.resting.end(addr);
+                self.seen.remove(&addr);
+                for id in members.ids(addr) {
+                    self.by_id.remove(&id);
                 }
-                owners
-            })
-            .collect();
+            }
+        }
     }
 }
 
-fn score(shard: u8, addr: &SocketAddr) -> [u8; 8] {
-    let hash = blake3::hash(format!("waylay owner v1 {shard} {addr}").as_bytes());
-    let mut score = [0; 8];
-    score.copy_from_slice(&hash.as_bytes()[..8]);
-    score
-}
-
-fn canonical(addr: SocketAddr) -> SocketAddr {
+/// An address as the table has it: IPv4 inside IPv6 counts as IPv4.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn addr(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 4500))
+    }
+
+    #[test]
+    fn who_does_not_answer_is_left_alone_for_a_while() {
+        let secret = ClusterSecret::new([1; 32], 0);
+        let members = Members::new(addr(1), secret.node_key(addr(1)), "", vec![secret], &[addr(2)], Pace::default());
+        assert!(members.is_awake(addr(2)) && !members.is_awake(addr(3)) && members.any_awake());
+        assert_eq!(members.status()[0].reachable, None);
+        members.missed(addr(2));
+        assert!(!members.is_awake(addr(2)) && !members.any_awake());
+        members.heard(addr(2));
+        assert!(members.is_awake(addr(2)));
+    }
+}

@@ -15,7 +15,8 @@ use iroh::{
 };
 
 use super::{
-    frame::{self, ALPN, Answer, FrameError, Request, code},
+    control::Tally,
+    frame::{self, ALPN, Answer, Ask, FrameError, Request, Word, code},
     members::Members,
 };
 
@@ -48,6 +49,34 @@ pub(crate) struct Pool {
     members: Members,
     // std: held for a look-up only.
     slots: Arc<Mutex<HashMap<SocketAddr, Arc<Slot>>>>,
+    tally: Arc<Tally>,
+}
+
+/// How to reach a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Not at all, when it rests.
+    Awake,
+    /// Also when it rests: to see whether it lives.
+    Resting,
+    /// On a new connection: the old one may lead to nobody.
+    Anew,
+}
+
+/// Why a question about membership has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unheard {
+    /// It lives, and has as many connections as it may.
+    Busy,
+    /// Nothing came in time, or nothing that is an answer.
+    Silent,
+}
+
+impl Unheard {
+    /// Whether what was heard shows that the member lives.
+    pub(crate) fn lives<T>(heard: &Result<T, Self>) -> bool {
+        !matches!(heard, Err(Self::Silent))
+    }
 }
 
 /// The stream that an answer comes on. The connection stays open while it lives.
@@ -66,19 +95,23 @@ struct Slot {
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint, members: Members) -> Self {
-        Self { endpoint, members, slots: Arc::default() }
+    pub(crate) fn new(endpoint: Endpoint, members: Members, tally: Arc<Tally>) -> Self {
+        Self { endpoint, members, slots: Arc::default(), tally }
     }
 
     /// A connection to `peer`, within [`CONNECT_DEADLINE`].
-    async fn connect(&self, peer: SocketAddr, slot: &Slot) -> Result<Connection, AskError> {
+    async fn connect(&self, peer: SocketAddr, slot: &Slot, way: Way) -> Result<Connection, AskError> {
         let mut held = slot.connection.lock().await;
         slot.touch();
+        if way == Way::Anew {
+            // Not closed: something may still be on its way on it.
+            *held = None;
+        }
         if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
             return Ok(connection.clone());
         }
         // Somebody found out just now, while we waited for the lock or before.
-        if !self.members.is_awake(peer) {
+        if way == Way::Awake && !self.members.is_awake(peer) {
             return Err(AskError::Unreachable);
         }
         let connecting = async {
@@ -115,8 +148,12 @@ impl Pool {
 
     /// Sends a request; the stream that its answer comes on.
     pub(crate) async fn open(&self, peer: SocketAddr, request: &Request) -> Result<Reply, AskError> {
+        self.open_by(peer, request, Way::Awake).await
+    }
+
+    async fn open_by(&self, peer: SocketAddr, request: &Request, way: Way) -> Result<Reply, AskError> {
         let slot = self.slot(peer);
-        let connection = self.connect(peer, &slot).await?;
+        let connection = self.connect(peer, &slot, way).await?;
         let opening = tokio::time::timeout(frame::FRAME_DEADLINE, connection.open_bi());
         let (mut send, stream): (SendStream, RecvStream) = opening.await.map_err(|_| FrameError::Late)??;
         // Requests are small, and pieces that we give may be on their way on the same connection.
@@ -129,16 +166,40 @@ impl Pool {
 
     /// Asks and waits for a one-frame answer. A peer that does not answer is left alone for a while.
     pub(crate) async fn ask(&self, peer: SocketAddr, request: &Request) -> Result<Answer, AskError> {
+        self.ask_by(peer, request, Way::Awake).await
+    }
+
+    async fn ask_by(&self, peer: SocketAddr, request: &Request, way: Way) -> Result<Answer, AskError> {
+        let is_control = matches!(request, Request::Member(_) | Request::Announce(_));
         let asked = async {
-            let mut reply = self.open(peer, request).await?;
-            Ok(frame::receive::<Answer>(&mut reply.stream, frame::FRAME_DEADLINE).await?)
+            let mut reply = self.open_by(peer, request, way).await?;
+            self.tally.sent(is_control);
+            let answer = frame::receive::<Answer>(&mut reply.stream, frame::FRAME_DEADLINE).await?;
+            self.tally.received(is_control);
+            Ok(answer)
         };
         let answer: Result<Answer, AskError> = asked.await;
-        // Unreachable: that is noted already.
-        if matches!(answer, Err(AskError::Connection(_) | AskError::Frame(_))) {
-            self.members.missed(peer);
+        match &answer {
+            Ok(_) => self.members.heard(peer),
+            // That is noted already, or it lives.
+            Err(AskError::Unreachable | AskError::Busy) => {}
+            Err(AskError::Connection(_) | AskError::Frame(_)) => self.members.missed(peer),
         }
         answer
+    }
+
+    /// Asks about membership.
+    pub(crate) async fn probe(&self, peer: SocketAddr, ask: Ask, way: Way) -> Result<Word, Unheard> {
+        let request = Request::Member(ask);
+        match tokio::time::timeout(self.members.pace().reply, self.ask_by(peer, &request, way)).await {
+            Ok(Ok(Answer::Member(word))) => Ok(word),
+            Ok(Err(AskError::Busy)) => Err(Unheard::Busy),
+            Ok(_) => Err(Unheard::Silent),
+            Err(_) => {
+                self.members.missed(peer);
+                Err(Unheard::Silent)
+            }
+        }
     }
 
     /// The peer did not keep up its end: it is left alone for a while.

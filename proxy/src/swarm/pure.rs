@@ -3,9 +3,7 @@
 
 use std::net::SocketAddr;
 
-use waylay_certs::cluster::ClusterSecret;
-
-use super::members::Members;
+use super::owners::Owners;
 pub use super::{
     exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, SLOTS, SLOW_READER, get::SLOWEST},
     fetch::{
@@ -22,7 +20,8 @@ use crate::oci::digest::Digest;
 
 /// Who answers for each of these digests among `members`, best first.
 pub fn owners(members: &[SocketAddr], digests: &[Digest]) -> Vec<Vec<SocketAddr>> {
-    let Some((me, others)) = members.split_first() else { return Vec::new() };
-    let members = Members::new(*me, "", vec![ClusterSecret::new([0; 32], 0)], others);
-    digests.iter().map(|digest| members.owners(digest)).collect()
+    let Some((first, others)) = members.split_first() else { return Vec::new() };
+    let mut owners = Owners::new(*first);
+    others.iter().for_each(|member| owners.add(*member));
+    digests.iter().map(|digest| owners.of(digest)).collect()
 }

@@ -1,6 +1,7 @@
 //! Several nodes in one process: what one has, the others get; what goes wrong has a name on it.
 
 mod fake;
+mod membership;
 
 use std::{future::Future, ops::Range, sync::Mutex, time::Duration};
 
@@ -107,7 +108,15 @@ fn wish(partial: &Arc<Partial>) -> Wish {
 }
 
 fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config {
-    Config { listen, advertise: None, secrets: vec![secret(secret_)], zone: String::new(), members: members.to_vec() }
+    Config {
+        listen,
+        advertise: None,
+        secrets: vec![secret(secret_)],
+        zone: String::new(),
+        members: members.to_vec(),
+        names: vec![],
+        pace: Pace::default(),
+    }
 }
 
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
@@ -188,7 +197,7 @@ async fn strangers_are_turned_away_before_they_can_ask() {
     // One that dials the right identity with a key of its own: it sees why, and gets nothing.
     let key = SecretKey::from_bytes(&[9; 32]);
     let at = endpoint::settle(loopback()).unwrap();
-    let open = Members::new(at, "", vec![secret(1)], &[a.addr()]);
+    let open = Members::new(at, key.clone(), "", vec![secret(1)], &[a.addr()], Pace::default());
     let endpoint = endpoint::bind(at, key, &open).await.unwrap();
     let connection = endpoint.connect(open.dial(a.addr()).remove(0), frame::ALPN).await.unwrap();
     let closed = connection.closed().await.to_string();

@@ -2,7 +2,7 @@
 //! No I/O and no clock of its own; `exchange` brings the questions and announcements of others.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -18,8 +18,8 @@ use crate::{
     store::{Provenance, piece::Layout},
 };
 
-/// How long an announcement counts.
-pub(crate) const TTL: Duration = Duration::from_secs(30 * 60);
+/// How long an announcement counts. Who goes is forgotten at once, so this is only for what got lost.
+pub(crate) const TTL: Duration = Duration::from_secs(3 * 3600);
 /// The most holders remembered of one blob: more than are ever told.
 const MAX_HOLDERS: usize = 256;
 /// The most announcements remembered, of all blobs.
@@ -174,8 +174,17 @@ impl Tracker {
 
     /// Forgets what was not refreshed.
     pub fn expire(&mut self, now: Instant) {
+        self.keep(|_, holder| holder.until > now);
+    }
+
+    /// Forgets all that is held by others than these.
+    pub(crate) fn keep_of(&mut self, members: &HashSet<SocketAddr>) {
+        self.keep(|addr, _| members.contains(addr));
+    }
+
+    fn keep(&mut self, keep: impl Fn(&SocketAddr, &Holder) -> bool) {
         self.blobs.retain(|_, known| {
-            known.holders.retain(|_, holder| holder.until > now);
+            known.holders.retain(|addr, holder| keep(addr, holder));
             !known.holders.is_empty()
         });
         self.facts = self.blobs.values().map(|known| known.holders.len()).sum();
@@ -245,6 +254,17 @@ mod tests {
         assert_eq!(tracker.facts(), 1);
         tracker.expire(now + TTL);
         assert_eq!((tracker.facts(), tracker.blobs.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_one_held_that_went_is_forgotten() {
+        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
+        tracker.note(addr(1), holds(blob, 7, true), now);
+        tracker.note(addr(2), holds(blob, 7, true), now);
+        tracker.note(addr(2), holds(Digest::of(b"y"), 7, true), now);
+        tracker.keep_of(&HashSet::from([addr(1)]));
+        assert_eq!(tracker.find(&blob, addr(3), now).unwrap().providers, [(addr(1), true)]);
+        assert_eq!((tracker.facts(), tracker.blobs.len()), (1, 1));
     }
 
     #[test]

@@ -32,6 +32,10 @@ fn errors_name_the_key_the_value_and_the_reason() {
         ("[admin]\nlisten = \"192.0.2.1:1\"", "must be a loopback address"),
         ("[swarm]\nlisten = \"0.0.0.0:1\"\ntoken_file = \"/t\"", "swarm.listen"),
         ("[swarm]\nlisten = \"192.0.2.1:0\"\ntoken_file = \"/t\"", "needs a fixed port"),
+        (
+            "[swarm]\nlisten = \"192.0.2.1:1\"\ntoken_file = \"/t\"\nmembers = [\"waylay:1\"]",
+            "swarm.members = \"waylay:1\": is neither IP:PORT nor dns:NAME:PORT",
+        ),
         ("[intercept]\nruntimes = [\"a-program-of-16-b\"]", "intercept.runtimes"),
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
         ("registries = [\"a.test\"]\nplain_http = [\"a.test\"]", "plain_http = \"a.test\""),

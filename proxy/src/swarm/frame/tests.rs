@@ -35,10 +35,21 @@ fn lists_and_sizes_beyond_their_bounds_are_refused() {
     assert!(round_trip(&map(256 << 20, 16)).is_ok());
     assert!(round_trip(&map(256 << 20, 17)).is_err());
     assert!(round_trip(&map(u64::MAX, 1)).is_err());
-    let hello = Hello { advertised: addr, boot: 1, members: vec![addr; MAX_MEMBERS], zone: String::new() };
-    assert!(round_trip(&Answer::Hello(hello.clone())).is_ok());
-    let hello = Hello { members: vec![addr; MAX_MEMBERS + 1], ..hello };
-    assert!(round_trip(&Answer::Hello(hello)).is_err());
+    let card = |zone: usize| {
+        let key = iroh::SecretKey::from_bytes(&[1; 32]);
+        crate::swarm::news::Card::sign(&key, addr, 1, 1, &"z".repeat(zone), false)
+    };
+    let hello = |zone| Answer::Member(Word::Hello(Hello { card: card(zone), of_you: None }));
+    assert!(round_trip(&hello(MAX_ZONE)).is_ok());
+    assert!(round_trip(&hello(MAX_ZONE + 1)).is_err());
+    let differ = |news, buckets, next| {
+        let news = vec![crate::swarm::news::News::Is(card(0)); news];
+        Answer::Member(Word::Differ(Differ { buckets: vec![0; buckets], news, next }))
+    };
+    assert!(round_trip(&differ(MAX_NEWS, 256, 256)).is_ok());
+    assert!(round_trip(&differ(MAX_NEWS + 1, 256, 256)).is_err());
+    assert!(round_trip(&differ(1, 257, 256)).is_err());
+    assert!(round_trip(&differ(1, 256, 257)).is_err());
 }
 
 proptest! {

@@ -14,8 +14,10 @@ use crate::{
     store::piece::{Layout, Statement},
     swarm::{
         endpoint,
-        frame::{self, Answer, Hello, Request},
+        frame::{self, Answer, Ask, Hello, Request, Word},
         members::Members,
+        news::Card,
+        roster::Pace,
     },
 };
 
@@ -43,20 +45,30 @@ impl Fake {
     /// Introduces itself to `to` and then serves pieces of `bytes`, or not.
     pub(super) async fn start(to: SocketAddr, trick: Trick, bytes: Vec<u8>) -> Self {
         let addr = endpoint::settle(loopback()).unwrap();
-        let members = Members::new(addr, "", vec![secret(1)], &[to]);
-        let endpoint = endpoint::bind(addr, secret(1).node_key(addr), &members).await.unwrap();
+        let key = secret(1).node_key(addr);
+        let members = Members::new(addr, key.clone(), "", vec![secret(1)], &[to], Pace::default());
+        let endpoint = endpoint::bind(addr, key, &members).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(endpoint.clone(), addr, trick, bytes));
         let connection = endpoint.connect(members.dial(to).remove(0), frame::ALPN).await.unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        frame::send(&mut send, &Request::Hello(hello(addr))).await.unwrap();
+        frame::send(&mut send, &Request::Member(Ask::Hello(hello(addr)))).await.unwrap();
         let _: Answer = frame::receive(&mut receive, frame::FRAME_DEADLINE).await.unwrap();
         Self { addr, _tasks: tasks }
     }
 }
 
 fn hello(addr: SocketAddr) -> Hello {
-    Hello { advertised: addr, boot: 1, members: vec![], zone: String::new() }
+    Hello { card: Card::sign(&secret(1).node_key(addr), addr, 1, 1, "", false), of_you: None }
+}
+
+fn word(addr: SocketAddr, ask: Ask) -> Word {
+    match ask {
+        Ask::Hello(_) => Word::Hello(hello(addr)),
+        Ask::Ping => Word::Pong(0),
+        Ask::Reach(_) => Word::Reached(false),
+        Ask::Compare(_) | Ask::Tell(_) | Ask::Remind(_) => Word::Noted,
+    }
 }
 
 async fn serve(endpoint: Endpoint, addr: SocketAddr, trick: Trick, bytes: Vec<u8>) {
@@ -65,6 +77,9 @@ async fn serve(endpoint: Endpoint, addr: SocketAddr, trick: Trick, bytes: Vec<u8
         let bytes = bytes.clone();
         connections.spawn(async move {
             let Ok(connection) = incoming.accept().unwrap().await else { return };
+            if connection.alpn() != frame::ALPN {
+                return;
+            }
             let mut streams = JoinSet::new();
             while let Ok((send, receive)) = connection.accept_bi().await {
                 streams.spawn(stream(connection.clone(), addr, trick, bytes.clone(), send, receive));
@@ -84,7 +99,7 @@ async fn stream(
     let request: Request = frame::receive(&mut receive, frame::FRAME_DEADLINE).await.unwrap();
     let (blob, index) = match request {
         Request::Piece { blob, index } => (blob, index),
-        Request::Hello(_) => return answer(send, &Answer::Hello(hello(addr))).await,
+        Request::Member(ask) => return answer(send, &Answer::Member(word(addr, ask))).await,
         Request::Announce(_) => return answer(send, &Answer::Noted(1)).await,
         Request::Query(_) => return answer(send, &Answer::Located(None)).await,
         Request::Watch(_) => return answer(send, &Answer::Map(None)).await,
