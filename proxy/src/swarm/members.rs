@@ -249,9 +249,9 @@ impl Members {
     }
 
     /// How we introduce ourselves to a member, which has shown this version of its card.
-    pub(crate) fn hello(&self, to: SocketAddr, shown: Option<(u64, u64)>) -> Hello {
+    pub(crate) fn hello(&self, to: SocketAddr, shown: Option<(u64, u64)>) -> Box<Hello> {
         let table = self.read();
-        Hello { card: table.roster.card().clone(), of_you: table.roster.rumour(to, shown) }
+        Box::new(Hello { card: table.roster.card().clone(), of_you: table.roster.rumour(to, shown) })
     }
 
     /// Takes what is new and signed by whom it names; how much that was.

@@ -17,7 +17,7 @@ pub(crate) const MAX_NEWS: usize = 360;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// Introduces the asker; answered by [`Word::Hello`].
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// Do you live? Answered by [`Word::Pong`].
     Ping,
     /// Do you reach this member? Answered by [`Word::Reached`].
@@ -34,7 +34,7 @@ pub(crate) enum Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Word {
     /// The answerer introduces itself in turn.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// It lives; this is the digest of its table.
     Pong(u64),
     /// Whether it reaches the member.

@@ -39,7 +39,7 @@ fn lists_and_sizes_beyond_their_bounds_are_refused() {
         let key = iroh::SecretKey::from_bytes(&[1; 32]);
         crate::swarm::news::Card::sign(&key, addr, 1, 1, &"z".repeat(zone), false)
     };
-    let hello = |zone| Answer::Member(Word::Hello(Hello { card: card(zone), of_you: None }));
+    let hello = |zone| Answer::Member(Word::Hello(Box::new(Hello { card: card(zone), of_you: None })));
     assert!(round_trip(&hello(MAX_ZONE)).is_ok());
     assert!(round_trip(&hello(MAX_ZONE + 1)).is_err());
     let differ = |news, buckets, next| {

@@ -22,7 +22,7 @@ fn key(n: usize) -> SecretKey {
 enum Late {
     Silent(SocketAddr),
     Confirmed(SocketAddr, bool),
-    News(News),
+    News(Box<News>),
 }
 
 struct World {
@@ -96,7 +96,7 @@ impl World {
                 Late::Silent(of) => node.silent(of, now),
                 Late::Confirmed(of, lives) => node.confirmed(of, lives, now),
                 Late::News(news) => {
-                    node.learn(news, Heard::Gossip, now);
+                    node.learn(*news, Heard::Gossip, now);
                 }
             }
         }
@@ -117,7 +117,7 @@ impl World {
         for to in 0..self.nodes.len() {
             if to != from && self.reaches(from, to) {
                 let at = self.now + TICK * self.rng.random_range(0..4);
-                self.late.push((at, to, Late::News(news.clone())));
+                self.late.push((at, to, Late::News(Box::new(news.clone()))));
             }
         }
     }

@@ -58,8 +58,8 @@ impl Fake {
     }
 }
 
-fn hello(addr: SocketAddr) -> Hello {
-    Hello { card: Card::sign(&secret(1).node_key(addr), addr, 1, 1, "", false), of_you: None }
+fn hello(addr: SocketAddr) -> Box<Hello> {
+    Box::new(Hello { card: Card::sign(&secret(1).node_key(addr), addr, 1, 1, "", false), of_you: None })
 }
 
 fn word(addr: SocketAddr, ask: Ask) -> Word {
