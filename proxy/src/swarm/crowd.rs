@@ -37,7 +37,7 @@ const LINKS: usize = 10;
 const FULL: usize = 24;
 /// The largest lease, in bytes. A registry that reads ahead for each request pays for smaller ones.
 const LARGEST: u64 = 4 << 20;
-/// What the first lease of a member may be, and an import, in bytes.
+/// What the first lease of a member may be, in bytes.
 const FIRST: u64 = 2 << 20;
 /// Towards the end leases become smaller, down to this, in bytes.
 const LEAST: u64 = 512 << 10;
@@ -58,6 +58,12 @@ const SEEDS: Duration = Duration::from_secs(600);
 const LISTEN: Duration = Duration::from_millis(500);
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
 const SLOWER: u64 = 2;
+/// A member that had an import sooner than this is given twice as much the next time, and half as much when it took
+/// [`SLOW_IMPORT`]: what waits in line on a narrow wire is given up as stalled, and was carried for nothing.
+const QUICK_IMPORT: Duration = Duration::from_millis(500);
+const SLOW_IMPORT: Duration = Duration::from_secs(1);
+/// So many members abroad, who have it, are known to one that imports.
+const ABROAD: usize = 2;
 
 /// The members that bring one blob.
 #[derive(Debug)]
@@ -83,6 +89,11 @@ struct Member {
     granted: FixedBitSet,
     granted_at: Instant,
     leases: u32,
+    /// To be had from another zone, and not held yet.
+    imports: FixedBitSet,
+    /// How many pieces the last import was of, and when that was.
+    import: usize,
+    imported_at: Instant,
     /// Bytes per second from the registry, 0 before it is known.
     rate: u64,
     links: BTreeSet<SocketAddr>,
@@ -127,11 +138,16 @@ impl Crowd {
         unseen.difference_with(&fetching);
         self.forget(now);
         self.note(from, join, held, fetching, now);
-        let neighbours = self.introduce(from, usize::from(join.neighbours));
+        let mut neighbours = self.introduce(from, usize::from(join.neighbours));
         let (lease, imports) = match self.listens_until {
             Some(until) if now < until => (None, None),
             _ => (self.lease(from, join.registry, &unseen, now), self.import(from, &unseen, now)),
         };
+        if let Some(imports) = &imports {
+            let abroad = self.abroad(from, imports.start as usize);
+            self.link(from, &abroad);
+            neighbours.extend(abroad);
+        }
         let again = self.again(from, now);
         if let Some(member) = self.members.get_mut(&from) {
             for piece in lease.iter().chain(&imports).cloned().flatten() {
@@ -139,6 +155,10 @@ impl Crowd {
                 member.granted_at = now;
             }
             member.leases += u32::from(lease.is_some());
+            if let Some(imports) = &imports {
+                member.imports.insert_range(imports.start as usize..imports.end as usize);
+                (member.import, member.imported_at) = (imports.len(), now);
+            }
             member.due = now + if member.held.is_full() { SEEDS } else { again * 2 + GRACE };
             self.soonest = self.soonest.min(member.due);
         }
@@ -197,6 +217,9 @@ impl Crowd {
             granted: FixedBitSet::with_capacity(count),
             granted_at: now,
             leases: 0,
+            imports: FixedBitSet::with_capacity(count),
+            import: 0,
+            imported_at: now,
             rate: 0,
             links: BTreeSet::new(),
             progress: now,
@@ -212,6 +235,11 @@ impl Crowd {
         if now.saturating_duration_since(member.granted_at) > BUSY * 2 {
             member.granted.clear();
         }
+        // Held now, or given back.
+        member.imports.difference_with(&held);
+        let mut awaited = fetching.clone();
+        awaited.union_with(&member.granted);
+        member.imports.intersect_with(&awaited);
         zone.holds(&member.held, &held);
         (member.held, member.fetching) = (held, fetching);
         if let Reach::Ranges { rate } = join.registry {
@@ -279,6 +307,8 @@ impl Crowd {
         match (fastest(&here), fastest(&abroad)) {
             // One piece shows how fast the registry is from here.
             (0, _) => here.iter().all(|other| other.leases == 0).then_some(1),
+            // Not known there yet: no more than what shows it here.
+            (_, 0) if abroad.iter().any(|other| other.is_fetching()) => Some(1),
             (own, other) => (other / own < SLOWER).then_some(largest),
         }
     }
@@ -286,6 +316,10 @@ impl Crowd {
     /// What another zone has, and this one neither has nor awaits.
     fn import(&self, from: SocketAddr, unseen: &FixedBitSet, now: Instant) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
+        // The next one is asked for when the last has nearly come.
+        if member.imports.count_ones(..) > 1 {
+            return None;
+        }
         let mut free = FixedBitSet::with_capacity(unseen.len());
         for (_, abroad) in self.zones.iter().filter(|(name, _)| **name != member.zone) {
             abroad.add_parts(&mut free);
@@ -297,7 +331,31 @@ impl Crowd {
         free.difference_with(&self.claimed(&member.zone, Some(&member.zone), now));
         let here = self.zones.get(&member.zone).map_or(0, |zone| zone.len() - zone.whole);
         let fair = free.count_ones(..) / (4 * here.max(1));
-        run(&free, fair.clamp(1, self.pieces(FIRST)))
+        let took = now.saturating_duration_since(member.imported_at);
+        let usual = match member.import {
+            0 => 1,
+            last if took < QUICK_IMPORT => last * 2,
+            last if took > SLOW_IMPORT => last / 2,
+            last => last,
+        };
+        run(&free, fair.min(usual).clamp(1, self.pieces(LARGEST)))
+    }
+
+    /// Members of other zones who have a piece, for one that is to import it and knows too few.
+    fn abroad(&mut self, from: SocketAddr, piece: usize) -> Vec<SocketAddr> {
+        let Self { members, zones, random, .. } = self;
+        let Some(member) = members.get(&from) else { return Vec::new() };
+        let has = |addr: &SocketAddr| {
+            members.get(addr).is_some_and(|other| other.zone != member.zone && other.held.contains(piece))
+        };
+        let mut wanted = ABROAD.saturating_sub(member.links.iter().filter(|link| has(link)).count());
+        let mut chosen = Vec::new();
+        for (_, zone) in zones.iter_mut().filter(|(name, _)| **name != member.zone) {
+            let some = zone.some(wanted, random, |addr| has(addr) && !member.links.contains(addr));
+            wanted -= some.len();
+            chosen.extend(some);
+        }
+        chosen
     }
 
     /// Neighbours for one that has so many: of its zone where there are any, and any of them with the same chance, so that
@@ -333,15 +391,18 @@ impl Crowd {
             }
             chosen.extend(one);
         }
-        for addr in &chosen {
-            if let Some(other) = self.members.get_mut(addr) {
-                other.links.insert(from);
-            }
-            if let Some(member) = self.members.get_mut(&from) {
-                member.links.insert(*addr);
+        self.link(from, &chosen);
+        chosen
+    }
+
+    fn link(&mut self, one: SocketAddr, others: &[SocketAddr]) {
+        for other in others {
+            for (from, to) in [(one, *other), (*other, one)] {
+                if let Some(member) = self.members.get_mut(&from) {
+                    member.links.insert(to);
+                }
             }
         }
-        chosen
     }
 
     fn again(&self, from: SocketAddr, now: Instant) -> Duration {

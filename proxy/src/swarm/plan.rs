@@ -190,11 +190,27 @@ impl Plan {
         }
     }
 
+    /// How many of these are still to come.
+    pub fn imports(&self) -> usize {
+        self.imports.count_ones(..)
+    }
+
+    /// Keeps only those that are asked for, or that somebody there has: others can be had by another node.
+    pub fn give_up_imports(&mut self) {
+        let mut kept = FixedBitSet::with_capacity(self.todo.len());
+        for peer in self.peers.values().filter(|peer| !peer.near) {
+            kept.union_with(&peer.has);
+        }
+        kept.extend(self.open.keys().map(|index| *index as usize));
+        self.imports.intersect_with(&kept);
+    }
+
     /// What is here by now, from whomever: the rest is still to do.
     pub fn settle(&mut self, held: &FixedBitSet) {
         self.todo.clone_from(&self.wanted);
         self.todo.difference_with(held);
         self.todo.difference_with(&self.leased);
+        self.imports.difference_with(held);
         for index in self.open.keys() {
             self.todo.remove(*index as usize);
         }

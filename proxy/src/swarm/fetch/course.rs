@@ -37,6 +37,8 @@ const LEASES: usize = 2;
 const LEASES_IN_ALL: usize = 2;
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
+/// What is to be imported and nobody is known to have for so long is another's to import.
+const NOWHERE: Duration = Duration::from_secs(2);
 /// When nothing came for so long, from anywhere, the registry is asked without a lease.
 const IMPATIENT: Duration = Duration::from_secs(5);
 /// A registry that failed so often, one time after the other, is not asked again.
@@ -51,6 +53,8 @@ pub struct Course {
     neighbours: BTreeSet<SocketAddr>,
     registry: Registry,
     leases: Vec<Lease>,
+    /// When imports were last granted, or looked through.
+    imported: Option<Instant>,
     owner: Owner,
     /// How many pieces there were when one last came, from anywhere, and when that was.
     had: usize,
@@ -113,6 +117,7 @@ impl Course {
             neighbours: BTreeSet::new(),
             registry: Registry::default(),
             leases: Vec::new(),
+            imported: None,
             owner: Owner { asking: false, asked: now, due: now, nothing: false, epoch: 0 },
             had: 0,
             progress: now,
@@ -163,6 +168,10 @@ impl Course {
         }
         self.plan.settle(held);
         self.plan.set_cursor(cursor);
+        if self.imported.is_some_and(|since| now.saturating_duration_since(since) > NOWHERE) {
+            self.plan.give_up_imports();
+            self.imported = Some(now);
+        }
         // The last piece is here before its bearer has said so.
         if self.is_done(held) && self.plan.is_idle() {
             Outlook::Done
@@ -202,7 +211,8 @@ impl Course {
             return None;
         }
         let room = self.has_room(held, in_all, now);
-        let wants = room && !self.owner.nothing && !self.plan.unseen().is_clear();
+        let imports = self.imported.is_some() && self.plan.imports() <= 1;
+        let wants = (room || imports) && !self.owner.nothing && !self.plan.unseen().is_clear();
         let pause = now.saturating_duration_since(self.owner.asked) >= MIN_PAUSE || self.owner.epoch == 0;
         if self.owner.due > now && !(wants && pause) {
             return None;
@@ -246,6 +256,7 @@ impl Course {
         self.owner.nothing = joined.lease.is_none() && joined.imports.is_none();
         if let Some(pieces) = &joined.imports {
             self.plan.import(pieces.clone());
+            self.imported = Some(now);
         }
         let pieces = joined.lease.clone()?;
         self.pushing = false;
@@ -256,6 +267,9 @@ impl Course {
     pub fn came(&mut self, index: u32, now: Instant) {
         self.plan.done(index, now);
         self.pushing = false;
+        if self.imported.is_some() && self.plan.imports() <= 1 {
+            self.owner.nothing = false;
+        }
     }
 
     /// A piece did not come from a neighbour.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 /// The presets by their names, smallest first.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("8x100", include_str!("../../../presets/8x100.toml")),
     ("16x50", include_str!("../../../presets/16x50.toml")),
     ("fast-registry", include_str!("../../../presets/fast-registry.toml")),
@@ -18,6 +18,7 @@ const FILES: [(&str, &str); 13] = [
     ("tail", include_str!("../../../presets/tail.toml")),
     ("churn", include_str!("../../../presets/churn.toml")),
     ("zones", include_str!("../../../presets/zones.toml")),
+    ("two-zones", include_str!("../../../presets/two-zones.toml")),
     ("small", include_str!("../../../presets/small.toml")),
     ("million", include_str!("../../../presets/million.toml")),
 ];
@@ -64,6 +65,8 @@ pub(super) struct Registry {
     pub(super) connection: f64,
     /// From a request to the first byte, the round trip not counted.
     pub(super) answers_ms: f64,
+    /// The zone that it stands in: what others take from it crosses what the zones share. Without one it is near to all.
+    pub(super) zone: Option<u16>,
 }
 
 /// What takes time beside the wires.
@@ -151,7 +154,11 @@ impl Preset {
         let slow = self.tail.as_ref().map_or(0.0, |tail| tail.share * (1.0 - tail.speed));
         let all_up = self.registry.rate + nodes * self.up * (1.0 - slow);
         let last = self.apart_ms / 1e3 * (nodes - 1.0);
-        [bytes / self.registry.rate, last + bytes / self.down, nodes * bytes * (1.0 - slow) / all_up]
+        let into_zone = match (&self.zones, self.registry.zone) {
+            (Some(zones), Some(_)) => bytes / (f64::from(zones.count - 1) * zones.between),
+            _ => 0.0,
+        };
+        [into_zone, bytes / self.registry.rate, last + bytes / self.down, nodes * bytes * (1.0 - slow) / all_up]
             .into_iter()
             .fold(0.0, f64::max)
     }

@@ -44,7 +44,12 @@ impl World {
         let (session, index) = (taking.session, taking.at);
         let node = &self.nodes[(session / blobs) as usize];
         let bytes = self.blobs[(session % blobs) as usize].layout.len(index);
-        let links: Vec<Link> = [node.down, self.registry].into_iter().chain(self.machine).collect();
+        let stands = self.preset.registry.zone.filter(|zone| *zone != node.zone);
+        let between = stands.and_then(|zone| self.between.get(&(zone, node.zone)).copied());
+        let links: Vec<Link> = [node.down, self.registry].into_iter().chain(between).chain(self.machine).collect();
+        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(node.zone)).filter(|_| between.is_some()) {
+            *zones += bytes;
+        }
         self.tally.egress += bytes;
         let flow = self.net.start(&links, bytes, 1.0, self.preset.registry.connection, number << 1 | 1, self.now);
         if let Some(taking) = self.takings.get_mut(number) {
