@@ -21,7 +21,7 @@ use waylay_certs::{Identities, Manifest, Publish, RegistryName};
 use self::{switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
 use crate::{
     accept::{self, Origin},
-    admin::Admin,
+    admin::{Admin, View},
     config::Config,
     content::Content,
     dial,
@@ -30,6 +30,7 @@ use crate::{
     journal::Journal,
     lifecycle::{self, Readiness, Shutdown},
     metrics::Metrics,
+    preheat::{Preheat, World},
     pull::{Pull, access::Access, tags::Tags},
     standin::StandIn,
     store::{self, Store},
@@ -64,16 +65,19 @@ pub struct Core {
     /// The peer network; without one configured, a swarm of one.
     pub swarm: Swarm,
     config: Config,
+    content: Content,
+    pull: Arc<Pull>,
+    preheat: Preheat,
     http: Http,
 }
 
 impl Core {
     /// Opens the store, joins the peer network and wires the pull policy. Hosts of redirects are looked up by
-    /// `resolver`.
+    /// `resolver`; pulls by an operator's word go into the `world`.
     ///
     /// # Errors
     /// When the store or the peer network cannot be opened.
-    pub async fn open(config: Config, resolver: Resolver) -> anyhow::Result<Self> {
+    pub async fn open(config: Config, resolver: Resolver, world: World) -> anyhow::Result<Self> {
         let (metrics, trace, shutdown) = (Arc::new(Metrics::default()), Trace::default(), Shutdown::new());
         let store = Store::open(store::Config {
             dir: config.store.dir.clone(),
@@ -89,9 +93,10 @@ impl Core {
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let access = Access::new(config.pull.offline_grace);
-        let pull = Pull::new(upstream.clone(), content, access, tags, config.pull.spare_gets);
-        let http = Http::new(Arc::new(pull), upstream, metrics.clone(), trace.clone(), shutdown.clone());
-        Ok(Self { metrics, trace, shutdown, store, swarm, config, http })
+        let pull = Arc::new(Pull::new(upstream.clone(), content.clone(), access, tags, config.pull.spare_gets));
+        let preheat = Preheat::new(pull.clone(), upstream.clone(), metrics.clone(), trace.clone(), world);
+        let http = Http::new(pull.clone(), upstream, metrics.clone(), trace.clone(), shutdown.clone());
+        Ok(Self { metrics, trace, shutdown, store, swarm, config, content, pull, preheat, http })
     }
 
     /// Serves what arrives at `listeners` until the shutdown has begun and connections have ended.
@@ -102,14 +107,14 @@ impl Core {
         &self,
         listeners: Vec<TcpListener>,
         origin: O,
-        trust: T,
+        trust: Arc<T>,
         watch: Arc<W>,
     ) -> std::io::Result<accept::Drained> {
         let listed = Listed {
             tls: self.config.registries.iter().cloned().collect(),
             plain: self.config.plain_http.iter().cloned().collect(),
         };
-        let tls = Arc::new(Tls::new(listed, Arc::new(trust), self.http.clone()));
+        let tls = Arc::new(Tls::new(listed, trust, self.http.clone()));
         let limits = accept::Config { max_connections: self.config.proxy.max_connections, drain: DRAIN };
         accept::run(listeners, limits, origin, tls, watch, self.shutdown.clone()).await
     }
@@ -117,6 +122,17 @@ impl Core {
     /// A watch that counts and shows connections, for a way in without a kernel guard.
     pub fn watch(&self) -> Arc<impl accept::Watch + use<>> {
         Arc::new(Watcher::new(self.metrics.clone(), self.trace.clone()))
+    }
+
+    /// What the control socket answers, for a way in without a kernel guard.
+    pub fn view(&self) -> Arc<impl View + use<>> {
+        let switch = Arc::new(Switch::new(None, self.config.state_dir.join("off")));
+        Arc::new(self.desk(None, switch, Journal::new(&self.config.state_dir)))
+    }
+
+    fn desk(&self, guard: Option<Arc<Intercept>>, switch: Arc<Switch>, journal: Journal) -> Desk {
+        let (config, started, core) = (self.config.clone(), SystemTime::now(), view::Parts::of(self));
+        Desk { config, started, core, guard, switch, journal }
     }
 
     /// Says goodbye to the peers and notes that the store was closed cleanly.
@@ -133,15 +149,14 @@ impl Core {
 /// # Errors
 /// When it cannot start: a taken port, no privilege, an unusable store.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let started = SystemTime::now();
     let listeners = bind(&config.proxy.listen).await?;
     let admin = Admin::bind(config.admin.listen, &config.admin.socket).await?;
     let readiness = Readiness::new();
     let starting = readiness.part("intercept");
     let identities = Arc::new(Identities::open(config.state_dir.join("identities"))?);
     publish(&config, &identities)?;
-    let trust = ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots());
-    let core = Core::open(config.clone(), outside()).await?;
+    let trust = Arc::new(ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots()));
+    let core = Core::open(config.clone(), outside(), world(trust.clone())).await?;
     let guard = Arc::new(attach(&config, &listeners)?);
     let stand_in = stand_in(&listeners, &guard);
     let switch = Arc::new(Switch::new(Some(guard.clone()), config.state_dir.join("off")));
@@ -150,10 +165,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watch = Arc::new(watch);
     let journal = Journal::new(&config.state_dir);
     let remembering = journal.clone().keep(core.trace.follow());
-    let (parts, config_shown) = (view::Parts::of(&core), config.clone());
-    let desk =
-        Desk { config: config_shown, started, core: parts, guard: guard.clone(), switch: switch.clone(), journal };
-    let desk = Arc::new(desk);
+    let desk = Arc::new(core.desk(Some(guard.clone()), switch.clone(), journal));
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
     let origin = guard.origin();
@@ -313,6 +325,15 @@ fn system_roots() -> Vec<rustls::pki_types::CertificateDer<'static>> {
         tracing::warn!(%error, "cannot read some of the system's certificates");
     }
     found.certs
+}
+
+/// What a runtime on this node would find and trust.
+fn world(trust: Arc<ByEvidence>) -> World {
+    let lookup: Resolver = Arc::new(|host, port| {
+        let host = host.to_owned();
+        Box::pin(async move { dial::resolve(&host, port, |_| false, LOOKUP).await.ok()?.into_iter().next() })
+    });
+    World { lookup, roots: Arc::new(move |name| trust.of_this_node(name)) }
 }
 
 /// Looks up a redirect's host, and refuses addresses that no redirect may lead to.

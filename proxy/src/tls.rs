@@ -70,6 +70,11 @@ pub trait Serve: Send + Sync + 'static {
     fn serve<IO>(&self, io: IO, session: Session) -> impl Future<Output = ()> + Send
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Whether it has something to serve of a registry that is away and was never seen.
+    fn stands_in_for(&self, _: &RegistryName) -> bool {
+        false
+    }
 }
 
 /// Who asks on a connection that we answer, and whom we stand in for.
@@ -210,6 +215,9 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         match self.verdicts.judge(&name, caught.dst, &roots).await {
             Judgement::Terminate(reason, first) => {
                 (reason, Path::Terminate(Termination { name, program, raw, key, roots, first }))
+            }
+            Judgement::Splice(Reason::UpstreamUnreachable, _) if self.serve.stands_in_for(&name) => {
+                (Reason::Imported, Path::Terminate(Termination { name, program, raw, key, roots, first: None }))
             }
             Judgement::Splice(reason, problem) => {
                 outcome.error = problem;

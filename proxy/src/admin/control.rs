@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::{
     Reply, View,
-    status::{Switched, Verified},
+    status::{Freed, Removed, Switched, Verified},
     text,
 };
-use crate::oci::digest::Digest;
+use crate::{oci::digest::Digest, store::Collected};
 
 /// The answer; `None` when there is no such question.
 pub(super) async fn answer<V: View>(view: &Arc<V>, method: &Method, path: &str) -> Option<Reply> {
@@ -34,6 +34,8 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
             Ok(lines) => text(StatusCode::OK, lines),
             Err(error) => failed(&error),
         },
+        (&Method::GET, "/gc") => collect(view, true),
+        (&Method::POST, "/gc") => collect(view, false),
         (&Method::POST, "/off") => switch(view, true),
         (&Method::POST, "/on") => switch(view, false),
         _ => return None,
@@ -62,6 +64,16 @@ fn blob<V: View>(view: &V, method: &Method, path: &str) -> Option<Reply> {
     })
 }
 
+fn collect<V: View>(view: &V, dry_run: bool) -> Reply {
+    match view.collect(dry_run) {
+        Ok(Collected { removed, above }) => {
+            let removed = removed.into_iter().map(|(digest, size)| Removed { digest, size }).collect();
+            json(&Freed { dry_run, removed, above })
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 fn switch<V: View>(view: &V, off: bool) -> Reply {
     match view.switch(off) {
         Ok(()) => json(&Switched { off }),
@@ -73,11 +85,17 @@ fn absent(digest: &Digest) -> Reply {
     text(StatusCode::NOT_FOUND, format!("{digest} is not in the store; `waylay blobs ls` shows what is"))
 }
 
-fn failed(error: &io::Error) -> Reply {
-    text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+pub(super) fn failed(error: &io::Error) -> Reply {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    text(status, error.to_string())
 }
 
-fn json<T: Serialize>(value: &T) -> Reply {
+pub(super) fn json<T: Serialize>(value: &T) -> Reply {
     match serde_json::to_string(value) {
         Ok(json) => text(StatusCode::OK, json),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::oci::Digest;
+
 /// A daemon's state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -100,6 +102,44 @@ pub struct Blob {
 pub struct Verified {
     /// Whether it is what its name says.
     pub intact: bool,
+}
+
+/// What an archive brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The manifest that the image's name means, or the blob.
+    pub digest: Digest,
+}
+
+/// What eviction leaves alone from now on, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Whether it does.
+    pub pinned: bool,
+    /// How many blobs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What eviction by the operator's word has removed, or would remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// Nothing was removed, it is only said what would be.
+    pub dry_run: bool,
+    /// The blobs, least recently used first.
+    pub removed: Vec<Removed>,
+    /// Bytes by which the store stays above its limits, because the rest is pinned or being written.
+    pub above: u64,
+}
+
+/// A blob that eviction takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
 }
 
 /// Whether connections are intercepted, as the operator wants it.

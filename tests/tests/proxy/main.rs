@@ -7,6 +7,7 @@ mod away;
 mod crowd;
 mod explain;
 mod faults;
+mod images;
 mod liars;
 mod limits;
 mod passed;
