@@ -31,12 +31,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use self::status::{Blob, Peer, Status};
+use waylay_certs::RegistryName;
+
+use self::status::{Blob, Certificate, Peer, Reloaded, Status};
 use crate::{
     content::image::Held,
     lifecycle::Readiness,
     oci::{digest::Digest, image::ImageName},
-    preheat::{Login, Progress},
+    preheat::{Login, Probed, Progress},
     store::Collected,
     telemetry::Trace,
     upstream::Body,
@@ -117,6 +119,23 @@ pub trait View: Send + Sync + 'static {
     fn import(&self, name: &ImageName, top: Digest) -> io::Result<Held>;
     /// Pulls an image as a runtime does, and tells of it. Dropping the stream ends it.
     fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress>;
+    /// Reads the list of registries again, and says what else in the configuration only a restart reads. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used; the list that is in force stays.
+    fn reload(&self) -> io::Result<Reloaded>;
+    /// Connects to a registry and asks it whether it is one; `plain` where it is not listed.
+    fn probe(&self, name: RegistryName, plain: bool) -> BoxFuture<'static, Probed>;
+    /// Our certificates that are in use. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn certificates(&self) -> io::Result<Vec<Certificate>>;
+    /// Makes and publishes further certificates for a host, or all. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the host is not listed, or they cannot be made or published.
+    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>>;
     /// The last events, as JSON lines. Blocks for the disk.
     ///
     /// # Errors

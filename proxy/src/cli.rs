@@ -1,6 +1,7 @@
 //! The command line: arguments here, one file per subcommand below.
 
 mod blobs;
+mod cert;
 mod check;
 mod config;
 mod doctor;
@@ -12,6 +13,7 @@ mod install;
 mod peers;
 mod progress;
 mod pull;
+mod registry;
 mod run;
 mod status;
 mod switch;
@@ -76,6 +78,12 @@ enum Command {
     Export(export::Export),
     /// Bring images of an archive here, for a node that cannot reach their registry.
     Import(import::Import),
+    /// Look at and change whose pulls are intercepted.
+    #[command(subcommand)]
+    Registry(registry::Registry),
+    /// Look at and renew the certificates that stand for registries on this node.
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Follow connections and requests as they happen.
     Trace(trace::Trace),
     /// Say where each byte of the last pull of an image came from, and what made it slow.
@@ -147,6 +155,8 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Command::Pull(pull) => pull.run(),
         Command::Export(export) => export.run(),
         Command::Import(import) => import.run(),
+        Command::Registry(registry) => registry.run(),
+        Command::Cert(cert) => cert.run(),
         Command::Trace(trace) => trace.run(),
         Command::Explain(explain) => explain.run(),
         Command::Config(show) => show.run(),

@@ -2,6 +2,7 @@
 //! that the runtime's own pull finds everything here.
 
 mod login;
+mod probe;
 
 use std::{
     sync::Arc,
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use waylay_certs::RegistryName;
 
-pub use self::login::Login;
+pub use self::{login::Login, probe::Probed};
 use crate::{
     dial::OrigDst,
     fault::Fault,

@@ -3,16 +3,18 @@
 
 pub mod hello;
 pub mod identity;
+mod listed;
 pub mod outcome;
 pub mod plain;
 pub mod splice;
 pub mod verdict;
 
-use std::{collections::HashSet, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
 use bytes::Bytes;
 use hello::{Opening, Rewind};
 use identity::{Answers, NotAnswered};
+pub use listed::{Listed, Listing};
 pub use outcome::{ConnectionOutcome, Decision, Reason};
 use rustls::{RootCertStore, sign::CertifiedKey};
 pub use splice::Abort;
@@ -96,18 +98,9 @@ pub struct Session {
     pub first: Option<upstream::Verified>,
 }
 
-/// The registries that we may answer for, as their clients reach them (`registry-1.docker.io`, not `docker.io`).
-#[derive(Debug, Clone, Default)]
-pub struct Listed {
-    /// Those that speak TLS.
-    pub tls: HashSet<RegistryName>,
-    /// Those that speak plain HTTP.
-    pub plain: HashSet<RegistryName>,
-}
-
 /// Decides on connections and carries the decisions out. One for the whole process: it remembers.
 pub struct Tls<T, S> {
-    listed: Listed,
+    listing: Listing,
     trust: Arc<T>,
     serve: S,
     answers: Answers,
@@ -134,8 +127,8 @@ struct Termination {
 
 impl<T: Trust, S: Serve> Tls<T, S> {
     /// Answers for the listed registries to callers that `trust` knows to trust us, by means of `serve`.
-    pub fn new(listed: Listed, trust: Arc<T>, serve: S) -> Self {
-        Self { listed, trust, serve, answers: Answers::new(), verdicts: Verdicts::new() }
+    pub fn new(listing: Listing, trust: Arc<T>, serve: S) -> Self {
+        Self { listing, trust, serve, answers: Answers::new(), verdicts: Verdicts::new() }
     }
 
     /// Takes one caught connection to its end. What became of it is in `outcome`, also when this is dropped.
@@ -196,7 +189,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         };
         let name = RegistryName { host: sni, port: caught.dst.0.port() };
         outcome.host = Some(name.host.clone());
-        if !self.listed.tls.contains(&name) {
+        if !self.listing.now().tls.contains(&name) {
             return splice(Reason::Unlisted, raw);
         }
         if !alpn.is_empty() && !alpn.iter().any(|offer| identity::PROTOCOLS.contains(&offer.as_slice())) {
@@ -238,7 +231,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         IO: AsyncRead + Unpin,
     {
         let port = caught.dst.0.port();
-        if !self.listed.plain.iter().any(|name| name.port == port) {
+        if !self.listing.now().plain.iter().any(|name| name.port == port) {
             return (Reason::NotTls, Path::Splice { raw });
         }
         let (host, raw) = match plain::host(io, raw).await {
@@ -251,7 +244,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         };
         let name = RegistryName { host, port };
         outcome.host = Some(name.host.clone());
-        if !self.listed.plain.contains(&name) {
+        if !self.listing.now().plain.contains(&name) {
             return (Reason::Unlisted, Path::Splice { raw });
         }
         let (program, admitted) =

@@ -26,6 +26,9 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
     if let Some(rest) = path.strip_prefix("/blobs/") {
         return blob(view, method, rest);
     }
+    if let (&Method::POST, Some(host)) = (method, path.strip_prefix("/certificates/")) {
+        return Some(or_failed(view.rotate(Some(host))));
+    }
     Some(match (method, path) {
         (&Method::GET, "/status") => json(&view.status()),
         (&Method::GET, "/peers") => json(&view.peers()),
@@ -34,6 +37,9 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
             Ok(lines) => text(StatusCode::OK, lines),
             Err(error) => failed(&error),
         },
+        (&Method::POST, "/reload") => or_failed(view.reload()),
+        (&Method::GET, "/certificates") => or_failed(view.certificates()),
+        (&Method::POST, "/certificates") => or_failed(view.rotate(None)),
         (&Method::GET, "/gc") => collect(view, true),
         (&Method::POST, "/gc") => collect(view, false),
         (&Method::POST, "/off") => switch(view, true),
@@ -79,6 +85,10 @@ fn switch<V: View>(view: &V, off: bool) -> Reply {
         Ok(()) => json(&Switched { off }),
         Err(error) => failed(&error),
     }
+}
+
+fn or_failed<T: Serialize>(done: io::Result<T>) -> Reply {
+    done.map_or_else(|error| failed(&error), |done| json(&done))
 }
 
 fn absent(digest: &Digest) -> Reply {

@@ -36,6 +36,7 @@ pub(super) async fn answer<V: View>(
     };
     let known = match (request.method(), kind) {
         (&Method::GET | &Method::PUT, "images") | (&Method::PUT | &Method::DELETE, "pins") => true,
+        (&Method::GET, "registries") => true,
         (&Method::POST, "pulls") | (&Method::PUT, "blobs") => true,
         (&Method::GET, "blobs") => rest.ends_with("/bytes"),
         _ => false,
@@ -48,6 +49,7 @@ pub(super) async fn answer<V: View>(
         "blobs" if parts.method == Method::PUT => take_in(view, rest, &parts, body).await,
         "blobs" => bytes(view, rest),
         "pins" => pin(view, rest, parts.method == Method::PUT).await,
+        "registries" => probe(view, rest, parts.uri.query() == Some("plain")).await,
         "pulls" => pull(view, rest, body).await,
         _ if parts.method == Method::PUT => import(view, rest, body).await,
         _ => look(view, rest).await,
@@ -108,6 +110,10 @@ async fn pull<V: View>(view: &Arc<V>, name: &str, body: Incoming) -> io::Result<
     let login: Option<Login> = words(body).await?;
     let lines = view.pull(name, login).map(|progress| Ok(Frame::data(line(&progress))));
     Ok(Response::new(StreamBody::new(lines).boxed_unsync()))
+}
+
+async fn probe<V: View>(view: &Arc<V>, name: &str, plain: bool) -> io::Result<Reply> {
+    Ok(json(&view.probe(name.parse().map_err(wrong)?, plain).await))
 }
 
 fn line<T: Serialize>(value: &T) -> Bytes {

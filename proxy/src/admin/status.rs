@@ -148,3 +148,27 @@ pub struct Switched {
     /// New connections go directly to their registry, until `waylay on`.
     pub off: bool,
 }
+
+/// What became of the list of registries when the configuration was read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Those that are in force.
+    pub registries: Vec<String>,
+    /// Sections of the configuration that have changed, and that only a restart reads.
+    pub restart: Vec<String>,
+}
+
+/// One of our certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The host that it is for.
+    pub host: String,
+    /// SHA-256 of it, in hexadecimal digits.
+    pub fingerprint: String,
+    /// From when it is valid, in seconds since 1970.
+    pub not_before: u64,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: u64,
+    /// The files in which it stands, where runtimes look.
+    pub files: Vec<String>,
+}

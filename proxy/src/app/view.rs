@@ -4,11 +4,13 @@ use std::{io, sync::Arc, time::SystemTime};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 
-use super::{Core, switch::Switch};
+use waylay_certs::RegistryName;
+
+use super::{Core, registries::Registries, switch::Switch};
 use crate::{
     admin::{
         View,
-        status::{self, Blob, Peer, Status},
+        status::{self, Blob, Certificate, Peer, Reloaded, Status},
     },
     config::Config,
     content::{
@@ -19,7 +21,7 @@ use crate::{
     journal::Journal,
     metrics::{Metrics, ReasonLabel, Source},
     oci::{digest::Digest, image::ImageName},
-    preheat::{Login, Preheat, Progress},
+    preheat::{Login, Preheat, Probed, Progress},
     pull::Pull,
     store::{Collected, Store},
     swarm::Swarm,
@@ -59,6 +61,7 @@ pub(super) struct Desk {
     pub(super) guard: Option<Arc<Intercept>>,
     pub(super) switch: Arc<Switch>,
     pub(super) journal: Journal,
+    pub(super) registries: Arc<Registries>,
 }
 
 impl Desk {
@@ -77,7 +80,7 @@ impl Desk {
                     .to_owned(),
             );
         }
-        if self.config.registries.is_empty() && self.config.plain_http.is_empty() {
+        if self.registries.names().is_empty() {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
         }
         let swarm = self.core.swarm.status();
@@ -118,7 +121,7 @@ impl View for Desk {
                 off: self.switch.is_off(),
                 cgroup: self.guard.as_ref().map(|guard| guard.cgroup().display().to_string()).unwrap_or_default(),
             },
-            registries: self.config.registries.iter().chain(&self.config.plain_http).map(ToString::to_string).collect(),
+            registries: self.registries.names(),
             store: status::Store {
                 blobs: self.core.store.held().len() as u64,
                 bytes: self.core.store.bytes(),
@@ -205,16 +208,33 @@ impl View for Desk {
     }
 
     fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress> {
-        let plain = self.config.plain_http.contains(&name.registry);
-        if !plain && !self.config.registries.contains(&name.registry) {
+        let Some(plain) = self.registries.is_plain(&name.registry) else {
             let why = format!(
                 "{0} is not listed, so no runtime's pull would be served from here; `waylay registry add {0}` lists it",
                 name.registry
             );
             let image = name.to_string();
             return futures_util::stream::iter([Progress::Failed { image, why }]).boxed();
-        }
+        };
         self.core.preheat.run(name, plain, login)
+    }
+
+    fn reload(&self) -> io::Result<Reloaded> {
+        self.registries.reload()
+    }
+
+    fn probe(&self, name: RegistryName, plain: bool) -> BoxFuture<'static, Probed> {
+        let preheat = self.core.preheat.clone();
+        let listed = self.registries.is_plain(&name);
+        async move { Probed { listed: listed.is_some(), ..preheat.probe(name, listed.unwrap_or(plain)).await } }.boxed()
+    }
+
+    fn certificates(&self) -> io::Result<Vec<Certificate>> {
+        self.registries.certificates()
+    }
+
+    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>> {
+        self.registries.rotate(host)
     }
 
     fn journal(&self) -> io::Result<String> {

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_to_pull_it_is_told() {
-        let told = |there| Told {
+        let told = |there: bool| Told {
             image: "docker.io/library/debian:12".to_owned(),
             digest: Digest::of(b"top"),
             blobs: 3,

@@ -57,6 +57,7 @@ pub struct Node {
     /// What the runtime trusts: our certificate, and what it trusted before.
     trusts: Arc<RootCertStore>,
     plan: Plan,
+    identities: Arc<Identities>,
     answering: Option<Answering>,
     dir: TempDir,
 }
@@ -169,6 +170,7 @@ impl Node {
             played,
             trusts: Arc::new(trusts),
             plan,
+            identities: Arc::new(identities),
             answering: None,
             dir,
         };
@@ -233,7 +235,7 @@ impl Node {
             format!("registries = [\"{}\"{further}]\n", self.plan.registry)
         };
         let text = format!("state_dir = \"{}\"\n{list}{}", self.dir.path().join("state").display(), self.plan.settings);
-        let path = self.dir.path().join("config.toml");
+        let path = self.config_file();
         std::fs::write(&path, text).expect("the directory is ours");
         Config::load(&path).expect("the test's configuration is valid")
     }

@@ -15,6 +15,7 @@ mod peers;
 mod pulls;
 mod ranges;
 mod redirects;
+mod registries;
 mod smuggling;
 mod strangers;
 mod way_in;

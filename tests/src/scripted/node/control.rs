@@ -39,6 +39,11 @@ impl Node {
         run.await.expect("the command line does not panic")
     }
 
+    /// Its configuration.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
     /// The control socket's path, answered until the node is stopped or dropped.
     pub async fn control(&mut self) -> PathBuf {
         let path = self.dir.path().join("run/control.sock");
@@ -46,7 +51,8 @@ impl Node {
             let loopback = ([127, 0, 0, 1], 0).into();
             let admin = Admin::bind(loopback, &path).await.expect("the directory is ours");
             let core = self.core();
-            let answers = admin.run(core.view(), Readiness::new(), core.trace.clone());
+            let answers =
+                admin.run(core.view(self.config_file(), self.identities.clone()), Readiness::new(), core.trace.clone());
             self.answering = Some(Answering(tokio::spawn(answers)));
         }
         path
