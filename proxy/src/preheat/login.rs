@@ -42,10 +42,11 @@ impl Login {
     }
 }
 
+/// A token by either of its names; services that are both kinds give both.
 #[derive(Deserialize)]
 struct Token {
-    #[serde(alias = "access_token")]
-    token: String,
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 impl Puller {
@@ -117,7 +118,8 @@ impl Puller {
             return Err(PreheatError::Status { registry: host.to_owned(), status, what: "a token".to_owned(), hint });
         }
         let body = Limited::new(answer.into_body(), LONGEST).collect().map_err(|_| bad()).await?.to_bytes();
-        let Token { token } = serde_json::from_slice(&body).map_err(|_| bad())?;
+        let Token { token, access_token } = serde_json::from_slice(&body).map_err(|_| bad())?;
+        let token = token.or(access_token).ok_or_else(bad)?;
         let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad())?;
         value.set_sensitive(true);
         Ok(value)
