@@ -112,7 +112,7 @@ impl Shown {
         match progress {
             Progress::Resolved { image, digest, blobs } => {
                 for (digest, size) in blobs {
-                    let bar = self.bars.add(progress::bar(&short(&digest.to_string()), *size));
+                    let bar = self.bars.add(progress::bar(short(&digest.to_string()), *size));
                     self.blobs.insert(*digest, (*size, bar));
                 }
                 Some(format!("{image} is {digest}"))

@@ -94,7 +94,8 @@ impl Puller {
         let registry = self.client.origin.target();
         // Over plain HTTP only to a registry that speaks nothing else, and to no other host.
         let same = realm.host() == Some(&*registry.host) && realm.port_u16().unwrap_or(80) == registry.port;
-        if !tls && !(realm.scheme_str() == Some("http") && registry.roots.is_none() && same) {
+        let as_plain = realm.scheme_str() == Some("http") && registry.roots.is_none() && same;
+        if !tls && !as_plain {
             return Err(bad());
         }
         let (host, port) = (realm.host().ok_or_else(bad)?, realm.port_u16().unwrap_or(if tls { 443 } else { 80 }));
