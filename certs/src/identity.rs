@@ -221,6 +221,18 @@ impl Identities {
         if let Some(identity) = newest(&self.load(host)?, now).filter(|i| !i.wants_successor(now)) {
             return Ok(identity);
         }
+        self.make(host, now)
+    }
+
+    /// A further identity of `host`, whether or not one is due: the newest from now on. Those before it stay valid, for
+    /// processes that know no other.
+    pub fn renew(&self, host: &str, now: SystemTime) -> Result<Arc<Identity>, IdentityError> {
+        check_host(host)?;
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        self.make(host, now)
+    }
+
+    fn make(&self, host: &str, now: SystemTime) -> Result<Arc<Identity>, IdentityError> {
         let made = make::make(host, now).map_err(|source| IdentityError::Make { host: host.to_string(), source })?;
         let dir = self.dir.join(host);
         own_dir(&dir)?;

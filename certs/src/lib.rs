@@ -20,7 +20,7 @@ pub mod name;
 
 pub use cluster::{ClusterSecret, JoinToken, TokenError, node_key};
 pub use identity::{Identities, Identity, IdentityError};
-pub use manifest::{Manifest, ManifestError};
+pub use manifest::{Manifest, ManifestError, Purpose};
 pub use name::{NameError, RegistryName};
 pub use publish::{Publish, publish};
 pub use trust::{Evidence, How, Process, evidence, runtime_roots};

@@ -1,8 +1,9 @@
-//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of `control`
-//! as well. It only passes on; deciding and doing are elsewhere.
+//! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of `control` and
+//! `images` as well. It only passes on; deciding and doing are elsewhere.
 
 pub mod client;
 mod control;
+mod images;
 pub mod status;
 
 use std::{
@@ -15,9 +16,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::{
     body::{Frame, Incoming},
     service::service_fn,
@@ -30,8 +31,18 @@ use tokio::{
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use self::status::{Blob, Peer, Status};
-use crate::{lifecycle::Readiness, oci::digest::Digest, telemetry::Trace};
+use waylay_certs::RegistryName;
+
+use self::status::{Blob, Certificate, Peer, Reloaded, Status};
+use crate::{
+    content::image::Held,
+    lifecycle::Readiness,
+    oci::{digest::Digest, image::ImageName},
+    preheat::{Login, Probed, Progress},
+    store::Collected,
+    telemetry::Trace,
+    upstream::Body,
+};
 
 /// Connections of operators and probes served at once.
 const MOST: usize = 64;
@@ -82,6 +93,49 @@ pub trait View: Send + Sync + 'static {
     /// # Errors
     /// When a file stays.
     fn remove(&self, digest: &Digest) -> io::Result<bool>;
+    /// Protects blobs from eviction, or no longer. Those that are not held are left out.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()>;
+    /// Evicts to the limits, or says what would go.
+    ///
+    /// # Errors
+    /// When the disk cannot be asked, or a file stays.
+    fn collect(&self, dry_run: bool) -> io::Result<Collected>;
+    /// What the store holds of an image. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When nothing is known of it ([`io::ErrorKind::NotFound`]), or it is not complete.
+    fn image(&self, name: &ImageName) -> io::Result<Held>;
+    /// The bytes of a blob; `None` when it is not held.
+    fn bytes(&self, digest: &Digest) -> Option<Body>;
+    /// Takes in a blob of `size` bytes.
+    fn import_blob(&self, digest: Digest, size: u64, body: Body) -> BoxFuture<'static, io::Result<()>>;
+    /// An image whose blobs were taken in is from now on known as `name`. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When it is not complete, or cannot be noted.
+    fn import(&self, name: &ImageName, top: Digest) -> io::Result<Held>;
+    /// Pulls an image as a runtime does, and tells of it. Dropping the stream ends it.
+    fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress>;
+    /// Reads the list of registries again, and says what else in the configuration only a restart reads. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used; the list that is in force stays.
+    fn reload(&self) -> io::Result<Reloaded>;
+    /// Connects to a registry and asks it whether it is one; `plain` where it is not listed.
+    fn probe(&self, name: RegistryName, plain: bool) -> BoxFuture<'static, Probed>;
+    /// Our certificates that are in use. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn certificates(&self) -> io::Result<Vec<Certificate>>;
+    /// Makes and publishes further certificates for a host, or all. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the host is not listed, or they cannot be made or published.
+    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>>;
     /// The last events, as JSON lines. Blocks for the disk.
     ///
     /// # Errors
@@ -101,7 +155,7 @@ pub struct Admin {
     path: PathBuf,
 }
 
-type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Reply = Response<Body>;
 
 /// What every answer is made of.
 struct Desk<V> {
@@ -192,7 +246,7 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(desk.answer(&request, control).await) }
+        async move { Ok::<_, Infallible>(desk.answer(request, control).await) }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
     if let Err(error) = served {
@@ -201,7 +255,15 @@ where
 }
 
 impl<V: View> Desk<V> {
-    async fn answer<B>(&self, request: &Request<B>, control: bool) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, control: bool) -> Reply {
+        let request = if control {
+            match images::answer(&self.view, request).await {
+                Ok(reply) => return reply,
+                Err(request) => *request,
+            }
+        } else {
+            request
+        };
         let known = match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => Some(text(StatusCode::OK, "ok\n".to_owned())),
             (&Method::GET, "/readyz") => Some(match self.readiness.waiting() {
@@ -235,7 +297,7 @@ impl<V: View> Desk<V> {
 }
 
 fn text(status: StatusCode, text: String) -> Reply {
-    let mut response = Response::new(Full::from(text).boxed_unsync());
+    let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }

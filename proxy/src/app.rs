@@ -1,6 +1,7 @@
 //! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
 
 mod members;
+mod registries;
 mod switch;
 pub mod trust;
 mod view;
@@ -16,12 +17,12 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use waylay_certs::{Identities, Manifest, Publish, RegistryName};
+use waylay_certs::Identities;
 
-use self::{switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
+use self::{registries::Registries, switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
 use crate::{
     accept::{self, Origin},
-    admin::Admin,
+    admin::{Admin, View},
     config::Config,
     content::Content,
     dial,
@@ -30,12 +31,13 @@ use crate::{
     journal::Journal,
     lifecycle::{self, Readiness, Shutdown},
     metrics::Metrics,
+    preheat::{Preheat, World},
     pull::{Pull, access::Access, tags::Tags},
     standin::StandIn,
     store::{self, Store},
     swarm::Swarm,
     telemetry::Trace,
-    tls::{Listed, Tls, Trust},
+    tls::{Listing, Tls, Trust},
     upstream::{Resolver, Upstream},
 };
 
@@ -47,8 +49,6 @@ const PROVE: Duration = Duration::from_secs(60);
 const PROOF: Duration = Duration::from_secs(2);
 /// How long looking up a redirect's host may take.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// How often certificates are looked at for a due successor.
-const PUBLISH: Duration = Duration::from_secs(3600);
 
 /// The part of a daemon that needs no privilege: from an accepted connection to the bytes. Tests use it with their own
 /// way in.
@@ -64,16 +64,20 @@ pub struct Core {
     /// The peer network; without one configured, a swarm of one.
     pub swarm: Swarm,
     config: Config,
+    listing: Listing,
+    content: Content,
+    pull: Arc<Pull>,
+    preheat: Preheat,
     http: Http,
 }
 
 impl Core {
     /// Opens the store, joins the peer network and wires the pull policy. Hosts of redirects are looked up by
-    /// `resolver`.
+    /// `resolver`; pulls by an operator's word go into the `world`.
     ///
     /// # Errors
     /// When the store or the peer network cannot be opened.
-    pub async fn open(config: Config, resolver: Resolver) -> anyhow::Result<Self> {
+    pub async fn open(config: Config, resolver: Resolver, world: World) -> anyhow::Result<Self> {
         let (metrics, trace, shutdown) = (Arc::new(Metrics::default()), Trace::default(), Shutdown::new());
         let store = Store::open(store::Config {
             dir: config.store.dir.clone(),
@@ -89,9 +93,11 @@ impl Core {
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let access = Access::new(config.pull.offline_grace);
-        let pull = Pull::new(upstream.clone(), content, access, tags, config.pull.spare_gets);
-        let http = Http::new(Arc::new(pull), upstream, metrics.clone(), trace.clone(), shutdown.clone());
-        Ok(Self { metrics, trace, shutdown, store, swarm, config, http })
+        let pull = Arc::new(Pull::new(upstream.clone(), content.clone(), access, tags, config.pull.spare_gets));
+        let preheat = Preheat::new(pull.clone(), upstream.clone(), metrics.clone(), trace.clone(), world);
+        let listing = Listing::new(registries::listed(&config));
+        let http = Http::new(pull.clone(), upstream, metrics.clone(), trace.clone(), shutdown.clone());
+        Ok(Self { metrics, trace, shutdown, store, swarm, config, listing, content, pull, preheat, http })
     }
 
     /// Serves what arrives at `listeners` until the shutdown has begun and connections have ended.
@@ -102,14 +108,10 @@ impl Core {
         &self,
         listeners: Vec<TcpListener>,
         origin: O,
-        trust: T,
+        trust: Arc<T>,
         watch: Arc<W>,
     ) -> std::io::Result<accept::Drained> {
-        let listed = Listed {
-            tls: self.config.registries.iter().cloned().collect(),
-            plain: self.config.plain_http.iter().cloned().collect(),
-        };
-        let tls = Arc::new(Tls::new(listed, Arc::new(trust), self.http.clone()));
+        let tls = Arc::new(Tls::new(self.listing.clone(), trust, self.http.clone()));
         let limits = accept::Config { max_connections: self.config.proxy.max_connections, drain: DRAIN };
         accept::run(listeners, limits, origin, tls, watch, self.shutdown.clone()).await
     }
@@ -117,6 +119,25 @@ impl Core {
     /// A watch that counts and shows connections, for a way in without a kernel guard.
     pub fn watch(&self) -> Arc<impl accept::Watch + use<>> {
         Arc::new(Watcher::new(self.metrics.clone(), self.trace.clone()))
+    }
+
+    /// What the control socket answers, for a way in without a kernel guard: with the configuration's `file`, which is read
+    /// again when told so, and certificates of these `identities`.
+    pub fn view(&self, file: PathBuf, identities: Arc<Identities>) -> Arc<impl View + use<>> {
+        let switch = Arc::new(Switch::new(None, self.config.state_dir.join("off")));
+        let registries = Registries::new(self.config.clone(), file, identities, self.listing.clone(), None);
+        Arc::new(self.desk(None, switch, Journal::new(&self.config.state_dir), Arc::new(registries)))
+    }
+
+    fn desk(
+        &self,
+        guard: Option<Arc<Intercept>>,
+        switch: Arc<Switch>,
+        journal: Journal,
+        registries: Arc<Registries>,
+    ) -> Desk {
+        let (config, started, core) = (self.config.clone(), SystemTime::now(), view::Parts::of(self));
+        Desk { config, started, core, guard, switch, journal, registries }
     }
 
     /// Says goodbye to the peers and notes that the store was closed cleanly.
@@ -128,20 +149,19 @@ impl Core {
     }
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop, with the configuration that `file` holds.
 ///
 /// # Errors
 /// When it cannot start: a taken port, no privilege, an unusable store.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let started = SystemTime::now();
+pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let listeners = bind(&config.proxy.listen).await?;
     let admin = Admin::bind(config.admin.listen, &config.admin.socket).await?;
     let readiness = Readiness::new();
     let starting = readiness.part("intercept");
     let identities = Arc::new(Identities::open(config.state_dir.join("identities"))?);
-    publish(&config, &identities)?;
-    let trust = ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots());
-    let core = Core::open(config.clone(), outside()).await?;
+    registries::publish(&config, &identities)?;
+    let trust = Arc::new(ByEvidence::new(identities.clone(), config.trust.directory.clone(), system_roots()));
+    let core = Core::open(config.clone(), outside(), world(trust.clone())).await?;
     let guard = Arc::new(attach(&config, &listeners)?);
     let stand_in = stand_in(&listeners, &guard);
     let switch = Arc::new(Switch::new(Some(guard.clone()), config.state_dir.join("off")));
@@ -150,10 +170,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watch = Arc::new(watch);
     let journal = Journal::new(&config.state_dir);
     let remembering = journal.clone().keep(core.trace.follow());
-    let (parts, config_shown) = (view::Parts::of(&core), config.clone());
-    let desk =
-        Desk { config: config_shown, started, core: parts, guard: guard.clone(), switch: switch.clone(), journal };
-    let desk = Arc::new(desk);
+    let listing = core.listing.clone();
+    let registries = Arc::new(Registries::new(config.clone(), file, identities, listing, Some(guard.clone())));
+    let desk = Arc::new(core.desk(Some(guard.clone()), switch.clone(), journal, registries.clone()));
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
     let origin = guard.origin();
@@ -164,7 +183,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         "started"
     );
     let proving = prove(guard.clone(), switch, core.metrics.clone(), starting);
-    let publishing = republish(&config, &identities);
+    let publishing = registries.republish();
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
         () = async { tokio::join!(desk, proving, publishing, remembering, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
@@ -277,32 +296,6 @@ async fn prove(guard: Arc<Intercept>, switch: Arc<Switch>, metrics: Arc<Metrics>
     }
 }
 
-fn publish(config: &Config, identities: &Identities) -> anyhow::Result<()> {
-    let registries: Vec<RegistryName> = config.registries.clone();
-    let wanted = Publish { trust_dir: config.trust.directory.clone(), certs_d: config.trust.certs_d.clone() };
-    let mut manifest = Manifest::open(manifest_path(config))?;
-    let report = waylay_certs::publish(identities, &registries, &wanted, &mut manifest)?;
-    for file in &report.written {
-        tracing::info!(file = %file.display(), "published a certificate");
-    }
-    for skipped in &report.skipped {
-        tracing::warn!(directory = %skipped.dir.display(), why = %skipped.why, "published no certificate");
-    }
-    Ok(())
-}
-
-/// Successors are made and published in time for the last of the old ones.
-async fn republish(config: &Config, identities: &Identities) {
-    let mut every = tokio::time::interval(PUBLISH);
-    every.tick().await;
-    loop {
-        every.tick().await;
-        if let Err(error) = publish(config, identities) {
-            tracing::error!(%error, "cannot publish certificates; those in use go on until they expire");
-        }
-    }
-}
-
 fn manifest_path(config: &Config) -> PathBuf {
     config.state_dir.join("manifest.json")
 }
@@ -313,6 +306,15 @@ fn system_roots() -> Vec<rustls::pki_types::CertificateDer<'static>> {
         tracing::warn!(%error, "cannot read some of the system's certificates");
     }
     found.certs
+}
+
+/// What a runtime on this node would find and trust.
+fn world(trust: Arc<ByEvidence>) -> World {
+    let lookup: Resolver = Arc::new(|host, port| {
+        let host = host.to_owned();
+        Box::pin(async move { dial::resolve(&host, port, |_| false, LOOKUP).await.ok()?.into_iter().next() })
+    });
+    World { lookup, roots: Arc::new(move |name| trust.of_this_node(name)) }
 }
 
 /// Looks up a redirect's host, and refuses addresses that no redirect may lead to.

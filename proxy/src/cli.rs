@@ -1,20 +1,26 @@
 //! The command line: arguments here, one file per subcommand below.
 
 mod blobs;
+mod cert;
 mod check;
 mod config;
 mod doctor;
 mod explain;
+mod export;
 mod generate;
+mod import;
 mod install;
 mod peers;
+mod progress;
+mod pull;
+mod registry;
 mod run;
 mod status;
 mod switch;
 mod token;
 mod trace;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -63,9 +69,21 @@ enum Command {
     On(Ask),
     /// Show the other members and whether they answer.
     Peers(Ask),
-    /// Look at what the store holds.
+    /// Look at what the store holds, and say what of it is to stay.
     #[command(subcommand)]
     Blobs(blobs::Blobs),
+    /// Bring images here before a runtime asks for them.
+    Pull(pull::Pull),
+    /// Write an image that this node holds to an archive.
+    Export(export::Export),
+    /// Bring images of an archive here, for a node that cannot reach their registry.
+    Import(import::Import),
+    /// Look at and change whose pulls are intercepted.
+    #[command(subcommand)]
+    Registry(registry::Registry),
+    /// Look at and renew the certificates that stand for registries on this node.
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Follow connections and requests as they happen.
     Trace(trace::Trace),
     /// Say where each byte of the last pull of an image came from, and what made it slow.
@@ -109,15 +127,20 @@ struct Ask {
     json: bool,
 }
 
-/// Parses the arguments and runs the command; the exit status is what the help says.
+/// Parses this process's arguments and runs the command; the exit status is what the help says.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    run_with(std::env::args_os()).into()
+}
+
+/// The same with other arguments, the program's name first.
+pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap, but not to the caller.
             let code = if error.use_stderr() { BAD_USAGE } else { 0 };
             let _ = error.print();
-            return code.into();
+            return code;
         }
     };
     let done = match cli.command {
@@ -129,6 +152,11 @@ pub fn main() -> ExitCode {
         Command::On(ask) => switch::switch(&ask.socket, ask.json, false),
         Command::Peers(ask) => peers::peers(&ask.socket, ask.json),
         Command::Blobs(blobs) => blobs.run(),
+        Command::Pull(pull) => pull.run(),
+        Command::Export(export) => export.run(),
+        Command::Import(import) => import.run(),
+        Command::Registry(registry) => registry.run(),
+        Command::Cert(cert) => cert.run(),
         Command::Trace(trace) => trace.run(),
         Command::Explain(explain) => explain.run(),
         Command::Config(show) => show.run(),
@@ -143,10 +171,10 @@ pub fn main() -> ExitCode {
         Command::Man => generate::man(),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("waylay: {}", whole(&error));
-            exit_code(&error).into()
+            exit_code(&error)
         }
     }
 }

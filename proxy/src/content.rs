@@ -7,6 +7,8 @@ mod chunks;
 mod course;
 mod damage;
 mod flight;
+pub mod image;
+mod import;
 mod keep;
 mod local;
 mod proof;
@@ -31,6 +33,7 @@ use hyper::body::Incoming;
 
 use self::{
     flight::{Flight, Plan},
+    import::name_of,
     local::stored,
     proof::{Proof, begin, served_by},
     turn::Turns,
@@ -45,6 +48,7 @@ use crate::{
     upstream::{Body, Head, Origin, Upstream},
 };
 
+pub use import::ImportError;
 pub use proof::Refusal;
 pub use tally::Tally;
 pub use turn::Turn;
@@ -72,6 +76,8 @@ pub struct Found {
     pub size: u64,
     /// Registries and repositories that are known to have served it themselves.
     pub provenance: Vec<Provenance>,
+    /// Where an operator imported it for.
+    pub imported: Vec<Provenance>,
     /// A manifest's media type, where it is remembered.
     pub media_type: Option<String>,
 }
@@ -123,6 +129,11 @@ impl Content {
         Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, distrusted }))
     }
 
+    /// This node's own store.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// Whether `digest` can be had without the registry: held, on its way, or held by members. With `part`, a size and the
     /// bytes that are wanted of a blob of that size, it is enough that these are held.
     ///
@@ -137,7 +148,8 @@ impl Content {
         }
         let located = self.0.swarm.locate(&digest).await?;
         let (size, provenance) = (located.size, located.provenance.clone());
-        let found = Found { place: Place::Members(located), size, provenance, media_type: None };
+        let (imported, media_type) = Default::default();
+        let found = Found { place: Place::Members(located), size, provenance, imported, media_type };
         served_by(&found.provenance, registry).then_some(found)
     }
 
@@ -146,16 +158,21 @@ impl Content {
         if let Some(flight) = self.flying(&digest).filter(|flight| flight.registry() == registry) {
             let (size, provenance) = (flight.size(), flight.provenance());
             let fits = part.is_none_or(|(listed, _)| listed == size);
-            return fits.then_some(Found { place: Place::Flying(flight), size, provenance, media_type: None });
+            let (imported, media_type) = Default::default();
+            return fits.then_some(Found { place: Place::Flying(flight), size, provenance, imported, media_type });
         }
         let store = self.0.store.clone();
         let stored = blocking(move || {
             let (size, place) = stored(&store, &digest, part)?;
             let info = store.info(&digest);
-            let (provenance, media_type) = info.map(|info| (info.provenance, info.media_type)).unwrap_or_default();
-            Some(Found { place, size, provenance, media_type })
+            let (provenance, imported, media_type) =
+                info.map(|info| (info.provenance, info.imported, info.media_type)).unwrap_or_default();
+            Some(Found { place, size, provenance, imported, media_type })
         });
-        stored.await.flatten().filter(|found| served_by(&found.provenance, registry))
+        stored
+            .await
+            .flatten()
+            .filter(|found| served_by(&found.provenance, registry) || served_by(&found.imported, name_of(registry)))
     }
 
     /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it of this
@@ -164,7 +181,8 @@ impl Content {
         let shared = self.0.swarm.has_members() && !self.0.distrusted.contains_key(&digest);
         let place = Place::Members(Located::nowhere(size));
         let free = || self.flying(&digest).is_none_or(|flight| flight.registry() == registry && flight.size() == size);
-        let found = Found { place, size, provenance: Vec::new(), media_type: None };
+        let (provenance, imported, media_type) = Default::default();
+        let found = Found { place, size, provenance, imported, media_type };
         (shared && free() && self.0.store.get(&digest).is_none()).then_some(found)
     }
 

@@ -13,6 +13,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use waylay_certs::RegistryName;
 
 use crate::{
     lifecycle::Shutdown,
@@ -66,6 +67,10 @@ impl Http {
 }
 
 impl Serve for Http {
+    fn stands_in_for(&self, name: &RegistryName) -> bool {
+        self.pull.has_imports_of(&name.to_string())
+    }
+
     async fn serve<IO>(&self, io: IO, session: Session)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -11,7 +11,7 @@ mod prepare;
 pub mod probe;
 pub mod registries;
 pub mod runtimes;
-mod settings;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 pub mod undo;

@@ -15,6 +15,7 @@ mod settings;
 pub mod targets;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -105,6 +106,7 @@ pub struct Intercept {
     effect: Effect,
     heartbeat: Mutex<Array<MapData, u64>>,
     processes: Mutex<HashMap<MapData, u32, u8>>,
+    ports: Mutex<HashMap<MapData, u16, u8>>,
     counters: PerCpuArray<MapData, u64>,
     caught: OwnedFd,
     cgroup: PathBuf,
@@ -133,7 +135,7 @@ impl Intercept {
         }
         let mut loaded = object::load(config.max_pending)?;
         let ebpf = &mut loaded.ebpf;
-        config.targets.write(ebpf)?;
+        let ports = Mutex::new(config.targets.write(ebpf)?);
         let mut bypass: HashMap<_, Endpoint, u8> = HashMap::try_from(object::map(ebpf, map::BYPASS)?)?;
         for destination in &config.bypass {
             bypass.insert(Endpoint::from(*destination), 1, 0)?;
@@ -145,6 +147,7 @@ impl Intercept {
             heartbeat: Mutex::new(Array::try_from(object::map(ebpf, map::HEARTBEAT)?)?),
             processes: Mutex::new(HashMap::try_from(object::map(ebpf, map::PROCESSES)?)?),
             counters: PerCpuArray::try_from(object::map(ebpf, map::COUNTERS)?)?,
+            ports,
             caught,
             cgroup,
             _programs: object::attach(loaded.ebpf, &directory)?,
@@ -193,6 +196,19 @@ impl Intercept {
     /// When the kernel refuses the write.
     pub fn set_enabled(&self, enabled: bool) -> Result<(), MapError> {
         self.shared.settings().change(|settings| settings.enabled = u32::from(enabled))
+    }
+
+    /// Catches new connections to these ports, and to no others.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel refuses; some of the change may be made then.
+    pub fn set_ports(&self, wanted: &BTreeSet<u16>) -> Result<(), MapError> {
+        let mut ports = lock(&self.ports);
+        for port in wanted {
+            ports.insert(port, 1, 0)?;
+        }
+        let listed: Vec<u16> = ports.keys().collect::<Result<_, _>>()?;
+        listed.iter().filter(|port| !wanted.contains(port)).try_for_each(|port| ports.remove(port))
     }
 
     /// Catches this process's connections whatever its name is. `pid` is the number in the initial pid namespace, or in

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients and servers"))]
 
 pub mod cli;
+pub mod archive;
 pub mod explain;
 pub mod doctor;
 pub mod install;
@@ -13,6 +14,7 @@ pub mod app;
 pub mod config;
 pub mod admin;
 pub mod standin;
+pub mod preheat;
 // -- way in
 pub mod intercept;
 pub mod accept;

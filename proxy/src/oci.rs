@@ -1,6 +1,7 @@
 //! What the registry protocol means, as pure code: digests, names, routes, ranges and manifests. No I/O, no clock.
 
 pub mod digest;
+pub mod image;
 pub mod manifest;
 pub mod range;
 pub mod repository;

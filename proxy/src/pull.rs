@@ -3,6 +3,7 @@
 
 pub mod access;
 mod blob;
+mod imported;
 mod manifest;
 mod outcome;
 pub mod tags;
@@ -139,6 +140,10 @@ impl Pull {
                 outcome.asks("tag", repository.as_str(), tag.as_str().to_owned());
                 self.tag(self.question(request, repository.as_str(), namespace), tag.as_str(), outcome).await
             }
+            Route::Pass(Pass::Base) => {
+                outcome.passes(Pass::Base.label());
+                self.base(request, outcome).await
+            }
             Route::Pass(pass) => {
                 outcome.passes(pass.label());
                 let answer = self.upstream.relay(&request.client.origin, &request.head, request.body).await?;
@@ -192,6 +197,9 @@ impl Pull {
 
     /// Whether `digest` may be served although the registry is away.
     fn right_while_away(&self, question: &Question, digest: Digest, found: &Found) -> bool {
+        if Self::imported(&question.client, &question.scope.repository, found) {
+            return true;
+        }
         let proven = || found.provenance.contains(&question.provenance());
         self.access.while_away(&question.scope, digest, found.size, proven)
     }

@@ -15,6 +15,7 @@
 
 mod blob;
 mod cached;
+mod collect;
 mod directory;
 mod error;
 mod evict;
@@ -37,6 +38,7 @@ use tokio::{runtime::Handle, sync::broadcast};
 
 pub use self::{
     blob::Blob,
+    collect::Collected,
     error::StoreError,
     hash::VerifiedDigest,
     info::{Info, MAX_NAME, MAX_PROVENANCE, Provenance},
@@ -224,6 +226,26 @@ impl Store {
             entry.pinned = pinned;
         }
         Ok(())
+    }
+
+    /// Notes that an operator brought the blob here for a registry and repository, and pins it: it may be the only one that
+    /// can be had. Without effect when it is not held.
+    pub fn import(&self, digest: &Digest, imported: &Provenance) -> Result<(), StoreError> {
+        self.change(digest, true, |info| {
+            let unpinned = !std::mem::replace(&mut info.pinned, true);
+            info.add_import(imported.clone()) || unpinned
+        })?;
+        let mut index = self.directory.index();
+        if let Some(entry) = index.get_mut(digest) {
+            entry.pinned = true;
+            index.imported(imported.registry.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether anything was imported for the registry of this name.
+    pub fn has_imports_of(&self, registry: &str) -> bool {
+        self.directory.index().has_imports_of(registry)
     }
 
     /// Throws a blob away, complete or not. Readers that have it open keep reading a complete one; an unfinished one fails

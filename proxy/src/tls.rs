@@ -3,16 +3,18 @@
 
 pub mod hello;
 pub mod identity;
+mod listed;
 pub mod outcome;
 pub mod plain;
 pub mod splice;
 pub mod verdict;
 
-use std::{collections::HashSet, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
 use bytes::Bytes;
 use hello::{Opening, Rewind};
 use identity::{Answers, NotAnswered};
+pub use listed::{Listed, Listing};
 pub use outcome::{ConnectionOutcome, Decision, Reason};
 use rustls::{RootCertStore, sign::CertifiedKey};
 pub use splice::Abort;
@@ -70,6 +72,11 @@ pub trait Serve: Send + Sync + 'static {
     fn serve<IO>(&self, io: IO, session: Session) -> impl Future<Output = ()> + Send
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Whether it has something to serve of a registry that is away and was never seen.
+    fn stands_in_for(&self, _: &RegistryName) -> bool {
+        false
+    }
 }
 
 /// Who asks on a connection that we answer, and whom we stand in for.
@@ -91,18 +98,9 @@ pub struct Session {
     pub first: Option<upstream::Verified>,
 }
 
-/// The registries that we may answer for, as their clients reach them (`registry-1.docker.io`, not `docker.io`).
-#[derive(Debug, Clone, Default)]
-pub struct Listed {
-    /// Those that speak TLS.
-    pub tls: HashSet<RegistryName>,
-    /// Those that speak plain HTTP.
-    pub plain: HashSet<RegistryName>,
-}
-
 /// Decides on connections and carries the decisions out. One for the whole process: it remembers.
 pub struct Tls<T, S> {
-    listed: Listed,
+    listing: Listing,
     trust: Arc<T>,
     serve: S,
     answers: Answers,
@@ -129,8 +127,8 @@ struct Termination {
 
 impl<T: Trust, S: Serve> Tls<T, S> {
     /// Answers for the listed registries to callers that `trust` knows to trust us, by means of `serve`.
-    pub fn new(listed: Listed, trust: Arc<T>, serve: S) -> Self {
-        Self { listed, trust, serve, answers: Answers::new(), verdicts: Verdicts::new() }
+    pub fn new(listing: Listing, trust: Arc<T>, serve: S) -> Self {
+        Self { listing, trust, serve, answers: Answers::new(), verdicts: Verdicts::new() }
     }
 
     /// Takes one caught connection to its end. What became of it is in `outcome`, also when this is dropped.
@@ -191,7 +189,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         };
         let name = RegistryName { host: sni, port: caught.dst.0.port() };
         outcome.host = Some(name.host.clone());
-        if !self.listed.tls.contains(&name) {
+        if !self.listing.now().tls.contains(&name) {
             return splice(Reason::Unlisted, raw);
         }
         if !alpn.is_empty() && !alpn.iter().any(|offer| identity::PROTOCOLS.contains(&offer.as_slice())) {
@@ -210,6 +208,9 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         match self.verdicts.judge(&name, caught.dst, &roots).await {
             Judgement::Terminate(reason, first) => {
                 (reason, Path::Terminate(Termination { name, program, raw, key, roots, first }))
+            }
+            Judgement::Splice(Reason::UpstreamUnreachable, _) if self.serve.stands_in_for(&name) => {
+                (Reason::Imported, Path::Terminate(Termination { name, program, raw, key, roots, first: None }))
             }
             Judgement::Splice(reason, problem) => {
                 outcome.error = problem;
@@ -230,7 +231,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         IO: AsyncRead + Unpin,
     {
         let port = caught.dst.0.port();
-        if !self.listed.plain.iter().any(|name| name.port == port) {
+        if !self.listing.now().plain.iter().any(|name| name.port == port) {
             return (Reason::NotTls, Path::Splice { raw });
         }
         let (host, raw) = match plain::host(io, raw).await {
@@ -243,7 +244,7 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         };
         let name = RegistryName { host, port };
         outcome.host = Some(name.host.clone());
-        if !self.listed.plain.contains(&name) {
+        if !self.listing.now().plain.contains(&name) {
             return (Reason::Unlisted, Path::Splice { raw });
         }
         let (program, admitted) =

@@ -6,13 +6,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt as _, Empty};
+use futures_util::stream::BoxStream;
+use http::{Method, Request, Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::status::Status;
+use crate::upstream::{Body, BoxError};
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +73,58 @@ pub async fn get(path: &Path, target: &str) -> Result<Response<Incoming>, Client
 /// # Errors
 /// When no daemon answers there, or not with 200.
 pub async fn request(path: &Path, method: Method, target: &str) -> Result<Response<Incoming>, ClientError> {
+    send(path, method, target, None, empty()).await
+}
+
+/// As [`request`], with an order's words in JSON.
+///
+/// # Errors
+/// As [`request`].
+pub async fn order<T: serde::Serialize>(
+    path: &Path,
+    method: Method,
+    target: &str,
+    words: &T,
+) -> Result<Response<Incoming>, ClientError> {
+    let words = Full::from(serde_json::to_vec(words)?).map_err(|never| match never {}).boxed_unsync();
+    send(path, method, target, None, words).await
+}
+
+/// As [`request`], sending `size` bytes along.
+///
+/// # Errors
+/// As [`request`].
+pub async fn upload(
+    path: &Path,
+    target: &str,
+    size: u64,
+    bytes: BoxStream<'static, io::Result<Bytes>>,
+) -> Result<Response<Incoming>, ClientError> {
+    let frames = futures_util::TryStreamExt::map_ok(bytes, Frame::data);
+    let body = StreamBody::new(futures_util::TryStreamExt::map_err(frames, BoxError::from)).boxed_unsync();
+    send(path, Method::PUT, target, Some(size), body).await
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+async fn send(
+    path: &Path,
+    method: Method,
+    target: &str,
+    size: Option<u64>,
+    body: Body,
+) -> Result<Response<Incoming>, ClientError> {
     let stream =
         UnixStream::connect(path).await.map_err(|source| ClientError::NotRunning { path: path.to_owned(), source })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the response's body, which the caller holds.
     tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let mut request = Request::new(body);
+    if let Some(size) = size {
+        request.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+    }
     *request.method_mut() = method;
     *request.uri_mut() = target.parse().map_err(|_| ClientError::Refused(format!("{target:?} cannot be asked for")))?;
     let response = sender.send_request(request).await?;

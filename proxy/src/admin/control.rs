@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::{
     Reply, View,
-    status::{Switched, Verified},
+    status::{Freed, Removed, Switched, Verified},
     text,
 };
-use crate::oci::digest::Digest;
+use crate::{oci::digest::Digest, store::Collected};
 
 /// The answer; `None` when there is no such question.
 pub(super) async fn answer<V: View>(view: &Arc<V>, method: &Method, path: &str) -> Option<Reply> {
@@ -26,6 +26,9 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
     if let Some(rest) = path.strip_prefix("/blobs/") {
         return blob(view, method, rest);
     }
+    if let (&Method::POST, Some(host)) = (method, path.strip_prefix("/certificates/")) {
+        return Some(or_failed(view.rotate(Some(host))));
+    }
     Some(match (method, path) {
         (&Method::GET, "/status") => json(&view.status()),
         (&Method::GET, "/peers") => json(&view.peers()),
@@ -34,6 +37,11 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
             Ok(lines) => text(StatusCode::OK, lines),
             Err(error) => failed(&error),
         },
+        (&Method::POST, "/reload") => or_failed(view.reload()),
+        (&Method::GET, "/certificates") => or_failed(view.certificates()),
+        (&Method::POST, "/certificates") => or_failed(view.rotate(None)),
+        (&Method::GET, "/gc") => collect(view, true),
+        (&Method::POST, "/gc") => collect(view, false),
         (&Method::POST, "/off") => switch(view, true),
         (&Method::POST, "/on") => switch(view, false),
         _ => return None,
@@ -62,6 +70,16 @@ fn blob<V: View>(view: &V, method: &Method, path: &str) -> Option<Reply> {
     })
 }
 
+fn collect<V: View>(view: &V, dry_run: bool) -> Reply {
+    match view.collect(dry_run) {
+        Ok(Collected { removed, above }) => {
+            let removed = removed.into_iter().map(|(digest, size)| Removed { digest, size }).collect();
+            json(&Freed { dry_run, removed, above })
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 fn switch<V: View>(view: &V, off: bool) -> Reply {
     match view.switch(off) {
         Ok(()) => json(&Switched { off }),
@@ -69,15 +87,25 @@ fn switch<V: View>(view: &V, off: bool) -> Reply {
     }
 }
 
+fn or_failed<T: Serialize>(done: io::Result<T>) -> Reply {
+    done.map_or_else(|error| failed(&error), |done| json(&done))
+}
+
 fn absent(digest: &Digest) -> Reply {
     text(StatusCode::NOT_FOUND, format!("{digest} is not in the store; `waylay blobs ls` shows what is"))
 }
 
-fn failed(error: &io::Error) -> Reply {
-    text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+pub(super) fn failed(error: &io::Error) -> Reply {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    text(status, error.to_string())
 }
 
-fn json<T: Serialize>(value: &T) -> Reply {
+pub(super) fn json<T: Serialize>(value: &T) -> Reply {
     match serde_json::to_string(value) {
         Ok(json) => text(StatusCode::OK, json),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::oci::Digest;
+
 /// A daemon's state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -108,9 +110,71 @@ pub struct Verified {
     pub intact: bool,
 }
 
+/// What an archive brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The manifest that the image's name means, or the blob.
+    pub digest: Digest,
+}
+
+/// What eviction leaves alone from now on, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Whether it does.
+    pub pinned: bool,
+    /// How many blobs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What eviction by the operator's word has removed, or would remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// Nothing was removed, it is only said what would be.
+    pub dry_run: bool,
+    /// The blobs, least recently used first.
+    pub removed: Vec<Removed>,
+    /// Bytes by which the store stays above its limits, because the rest is pinned or being written.
+    pub above: u64,
+}
+
+/// A blob that eviction takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
 /// Whether connections are intercepted, as the operator wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switched {
     /// New connections go directly to their registry, until `waylay on`.
     pub off: bool,
+}
+
+/// What became of the list of registries when the configuration was read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Those that are in force.
+    pub registries: Vec<String>,
+    /// Sections of the configuration that have changed, and that only a restart reads.
+    pub restart: Vec<String>,
+}
+
+/// One of our certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The host that it is for.
+    pub host: String,
+    /// SHA-256 of it, in hexadecimal digits.
+    pub fingerprint: String,
+    /// From when it is valid, in seconds since 1970.
+    pub not_before: u64,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: u64,
+    /// The files in which it stands, where runtimes look.
+    pub files: Vec<String>,
 }

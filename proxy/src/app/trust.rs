@@ -1,11 +1,14 @@
 //! What `certs` knows of a calling process, as the answer that the TLS layer asks for.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use waylay_certs::{Identities, Process, RegistryName, evidence, runtime_roots};
 
-use crate::tls::{Caught, Reason, Trust, TrustDecision};
+use crate::{
+    intercept::targets::RUNTIMES,
+    tls::{Caught, Reason, Trust, TrustDecision},
+};
 
 /// Decides by evidence: what a process was started with, and what stands in the directories that it reads.
 pub struct ByEvidence {
@@ -26,7 +29,25 @@ impl ByEvidence {
     fn roots(&self, process: &Process, name: &RegistryName) -> Arc<RootCertStore> {
         // What a registry says opens blobs for its name, so only root may say who that is on this node. A user who brings
         // an authority of its own sees its registry untouched.
-        let own = if process.uid == 0 { runtime_roots(process, name, &self.identities) } else { Vec::new() };
+        self.store(if process.uid == 0 { runtime_roots(process, name, &self.identities) } else { Vec::new() })
+    }
+
+    /// Whom root's runtimes on this node trust for `name`, all together. Reads /proc.
+    pub(super) fn of_this_node(&self, name: &RegistryName) -> Arc<RootCertStore> {
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let runtime =
+            |process: &Process| process.uid == 0 && RUNTIMES.contains(&process.comm.as_str()) && !process.in_pod();
+        let mut own: Vec<_> = pids
+            .filter_map(|pid| Process::read(pid).ok().filter(runtime))
+            .flat_map(|process| runtime_roots(&process, name, &self.identities))
+            .collect();
+        own.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+        own.dedup();
+        self.store(own)
+    }
+
+    fn store(&self, own: Vec<CertificateDer<'static>>) -> Arc<RootCertStore> {
         self.stores.get_with(own.clone(), || {
             let mut store = RootCertStore::empty();
             let (_, unusable) = store.add_parsable_certificates(self.system.iter().cloned().chain(own));

@@ -6,20 +6,31 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Core, switch::Switch};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+
+use waylay_certs::RegistryName;
+
+use super::{Core, registries::Registries, switch::Switch};
 use crate::{
     admin::{
         View,
-        status::{self, Blob, Peer, Status},
+        status::{self, Blob, Certificate, Peer, Reloaded, Status},
     },
     config::Config,
+    content::{
+        Content, ImportError,
+        image::{self, Held},
+    },
     intercept::Intercept,
     journal::Journal,
     metrics::{DirectionLabel, Metrics, ReasonLabel, Source},
-    oci::digest::Digest,
-    store::Store,
+    oci::{digest::Digest, image::ImageName},
+    preheat::{Login, Preheat, Probed, Progress},
+    pull::Pull,
+    store::{Collected, Store},
     swarm::{MemberStatus, Standing, Swarm},
     telemetry::millis,
+    upstream::Body,
 };
 
 /// The parts that are looked at.
@@ -27,11 +38,21 @@ pub(super) struct Parts {
     metrics: Arc<Metrics>,
     store: Store,
     swarm: Swarm,
+    content: Content,
+    pull: Arc<Pull>,
+    preheat: Preheat,
 }
 
 impl Parts {
     pub(super) fn of(core: &Core) -> Self {
-        Self { metrics: core.metrics.clone(), store: core.store.clone(), swarm: core.swarm.clone() }
+        Self {
+            metrics: core.metrics.clone(),
+            store: core.store.clone(),
+            swarm: core.swarm.clone(),
+            content: core.content.clone(),
+            pull: core.pull.clone(),
+            preheat: core.preheat.clone(),
+        }
     }
 }
 
@@ -40,24 +61,30 @@ pub(super) struct Desk {
     pub(super) config: Config,
     pub(super) started: SystemTime,
     pub(super) core: Parts,
-    pub(super) guard: Arc<Intercept>,
+    /// `None` without a kernel guard: then nothing is intercepted by it.
+    pub(super) guard: Option<Arc<Intercept>>,
     pub(super) switch: Arc<Switch>,
     pub(super) journal: Journal,
+    pub(super) registries: Arc<Registries>,
 }
 
 impl Desk {
+    fn is_effective(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.is_effective())
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.switch.is_off() {
             warnings.push("switched off by the operator: pulls go directly; `waylay on` switches it on".to_owned());
-        } else if !self.guard.is_effective() {
+        } else if !self.is_effective() {
             warnings.push(
                 "connections are not intercepted: the self-test did not come through the kernel hooks; \
                  look at the log of `waylay run`"
                     .to_owned(),
             );
         }
-        if self.config.registries.is_empty() && self.config.plain_http.is_empty() {
+        if self.registries.names().is_empty() {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
         }
         let mut members = self.core.swarm.status().members;
@@ -75,7 +102,7 @@ impl Desk {
 impl View for Desk {
     fn metrics(&self) -> String {
         let metrics = &self.core.metrics;
-        if let Ok(counters) = self.guard.counters() {
+        if let Some(Ok(counters)) = self.guard.as_ref().map(|guard| guard.counters()) {
             for (exit, count) in counters {
                 // Exact up to 2^53, which no node reaches.
                 #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 do not occur")]
@@ -100,11 +127,11 @@ impl View for Desk {
             pid: std::process::id(),
             since_ms: millis(self.started),
             intercept: status::Intercept {
-                effective: self.guard.is_effective() && !self.switch.is_off(),
+                effective: self.is_effective() && !self.switch.is_off(),
                 off: self.switch.is_off(),
-                cgroup: self.guard.cgroup().display().to_string(),
+                cgroup: self.guard.as_ref().map(|guard| guard.cgroup().display().to_string()).unwrap_or_default(),
             },
-            registries: self.config.registries.iter().chain(&self.config.plain_http).map(ToString::to_string).collect(),
+            registries: self.registries.names(),
             store: status::Store {
                 blobs: self.core.store.held().len() as u64,
                 bytes: self.core.store.bytes(),
@@ -160,6 +187,71 @@ impl View for Desk {
         let held = self.core.store.info(digest).is_some();
         self.core.store.discard(digest).map_err(io::Error::other)?;
         Ok(held)
+    }
+
+    fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
+        digests.iter().try_for_each(|digest| self.core.store.pin(digest, pinned)).map_err(io::Error::other)
+    }
+
+    fn collect(&self, dry_run: bool) -> io::Result<Collected> {
+        self.core.store.collect(dry_run).map_err(io::Error::other)
+    }
+
+    fn image(&self, name: &ImageName) -> io::Result<Held> {
+        let absent = |text: String| io::Error::new(io::ErrorKind::NotFound, text);
+        let unknown = || {
+            absent(format!("{name} is not known here: it was never pulled or imported; `waylay pull {name}` pulls it"))
+        };
+        let top = self.core.pull.known(name).ok_or_else(unknown)?;
+        let lacking = |why| absent(format!("{name} is not complete: {why}; `waylay pull {name}` brings it here"));
+        image::held(&self.core.store, top).map_err(lacking)
+    }
+
+    fn bytes(&self, digest: &Digest) -> Option<Body> {
+        self.core.store.get(digest).map(Content::export)
+    }
+
+    fn import_blob(&self, digest: Digest, size: u64, body: Body) -> BoxFuture<'static, io::Result<()>> {
+        let content = self.core.content.clone();
+        let error = |error: ImportError| match &error {
+            ImportError::Store(store) if store.is_full() => io::Error::new(io::ErrorKind::StorageFull, error),
+            _ => io::Error::other(error),
+        };
+        async move { content.import(digest, size, body).await.map_err(error) }.boxed()
+    }
+
+    fn import(&self, name: &ImageName, top: Digest) -> io::Result<Held> {
+        self.core.pull.import(name, top)
+    }
+
+    fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress> {
+        let Some(plain) = self.registries.is_plain(&name.registry) else {
+            let why = format!(
+                "{0} is not listed, so no runtime's pull would be served from here; `waylay registry add {0}` lists it",
+                name.registry
+            );
+            let image = name.to_string();
+            return futures_util::stream::iter([Progress::Failed { image, why }]).boxed();
+        };
+        self.core.preheat.run(name, plain, login)
+    }
+
+    fn reload(&self) -> io::Result<Reloaded> {
+        self.registries.reload()
+    }
+
+    fn probe(&self, name: RegistryName, plain: bool) -> BoxFuture<'static, Probed> {
+        let preheat = self.core.preheat.clone();
+        let listed = self.registries.is_plain(&name);
+        async move { Probed { listed: listed.is_some(), ..preheat.probe(name, listed.unwrap_or(plain)).await } }.boxed()
+    }
+
+    fn certificates(&self) -> io::Result<Vec<Certificate>> {
+        self.registries.certificates()
+    }
+
+    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>> {
+        self.registries.rotate(host)
     }
 
     fn journal(&self) -> io::Result<String> {

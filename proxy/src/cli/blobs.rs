@@ -15,9 +15,9 @@ use super::{Ask, size};
 use crate::{
     admin::{
         client,
-        status::{Blob, Verified},
+        status::{Blob, Freed, Pinned, Removed, Verified},
     },
-    oci::digest::Digest,
+    oci::{digest::Digest, image::ImageName},
 };
 
 /// Look at what the store holds.
@@ -37,6 +37,28 @@ pub(super) enum Blobs {
     },
     /// Throw a blob away; the next pull fetches it again.
     Rm(OneBlob),
+    /// Protect a blob, or all of an image that is here, from eviction. A restart does not change it.
+    Pin(Pinning),
+    /// Let eviction have it again.
+    Unpin(Pinning),
+    /// Evict to the store's limits now, the least recently used first.
+    Gc {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// What to pin.
+#[derive(Debug, clap::Args)]
+pub(super) struct Pinning {
+    /// A digest, `sha256:…`, or an image, such as docker.io/library/debian:12.
+    #[arg(value_name = "DIGEST|IMAGE")]
+    what: String,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 /// Which blob.
@@ -55,6 +77,9 @@ impl Blobs {
             Self::Show(one) => show(&one),
             Self::Verify { digests, ask } => verify(&digests, &ask),
             Self::Rm(one) => remove(&one),
+            Self::Pin(pinning) => pin(&pinning, Method::PUT),
+            Self::Unpin(pinning) => pin(&pinning, Method::DELETE),
+            Self::Gc { dry_run, ask } => collect(dry_run, &ask),
         }
     }
 }
@@ -152,9 +177,76 @@ fn remove(one: &OneBlob) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn pin(pinning: &Pinning, method: Method) -> anyhow::Result<()> {
+    // An image's name is completed here, so that the daemon gets it whole.
+    let what = match pinning.what.parse::<Digest>() {
+        Ok(digest) => digest.to_string(),
+        Err(_) => pinning.what.parse::<ImageName>()?.to_string(),
+    };
+    let body = super::ask(client::fetch(&pinning.ask.socket, method, &format!("/pins/{what}")))?;
+    if pinning.ask.json {
+        println!("{}", String::from_utf8_lossy(&body));
+    } else {
+        println!("{}", pinned(&what, &serde_json::from_slice(&body)?));
+    }
+    Ok(())
+}
+
+fn pinned(what: &str, done: &Pinned) -> String {
+    let (word, bytes) = (if done.pinned { "pinned" } else { "no longer pinned" }, size(done.bytes));
+    if done.blobs == 1 {
+        format!("{what} is {word}: {bytes}")
+    } else {
+        format!("{what} is {word}: {} blobs, {bytes}", done.blobs)
+    }
+}
+
+fn collect(dry_run: bool, ask: &Ask) -> anyhow::Result<()> {
+    let method = if dry_run { Method::GET } else { Method::POST };
+    let body = super::ask(client::fetch(&ask.socket, method, "/gc"))?;
+    if ask.json {
+        println!("{}", String::from_utf8_lossy(&body));
+    } else {
+        print!("{}", freed(&serde_json::from_slice(&body)?));
+    }
+    Ok(())
+}
+
+fn freed(done: &Freed) -> String {
+    let (bytes, blobs) = (size(done.removed.iter().map(|one| one.size).sum()), done.removed.len());
+    let mut text = match (blobs, done.dry_run) {
+        (0, _) if done.above == 0 => "the store is within its limits, nothing has to go\n".to_owned(),
+        (_, true) => format!("would free {bytes}: {blobs} blobs\n"),
+        (_, false) => format!("freed {bytes}: {blobs} blobs\n"),
+    };
+    for Removed { digest, size: bytes } in &done.removed {
+        text.push_str(&format!("  {digest}  {:>10}\n", size(*bytes)));
+    }
+    if done.above > 0 {
+        text.push_str(&format!(
+            "still {} above the limits: all else is pinned or being pulled; `waylay blobs unpin` lets pinned blobs go\n",
+            size(done.above)
+        ));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_and_what_was_freed_are_told() {
+        let removed = vec![Removed { digest: Digest::of(b"layer"), size: 3 << 20 }];
+        let text = [
+            pinned("r.test/a:1", &Pinned { pinned: true, blobs: 3, bytes: 5 << 20 }) + "\n",
+            pinned("sha256:…", &Pinned { pinned: false, blobs: 1, bytes: 5 }) + "\n",
+            freed(&Freed { dry_run: false, removed: Vec::new(), above: 0 }),
+            freed(&Freed { dry_run: true, removed: removed.clone(), above: 0 }),
+            freed(&Freed { dry_run: false, removed, above: 1 << 20 }),
+        ];
+        assert_eq!(text.concat(), include_str!("blobs/shown.txt"), "if meant to change, change blobs/shown.txt");
+    }
 
     #[test]
     fn the_list_tells_size_and_source() {

@@ -9,7 +9,7 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     let config = super::load(path)?;
     telemetry::init(&config.log.filter, config.log.format == LogFormat::Json)?;
     tracing::debug!(?config, "configuration");
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(app::run(config))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(app::run(config, path.to_owned()))
 }
 
 /// What stands beside the daemon. It has no configuration; its few lines are warnings.

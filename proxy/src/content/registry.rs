@@ -175,7 +175,7 @@ fn retry_after(text: &str) -> Option<Duration> {
 }
 
 /// Cuts a body into pieces.
-struct Sink {
+pub(super) struct Sink {
     partial: Arc<Partial>,
     run: Range<u32>,
     at: u64,
@@ -185,22 +185,28 @@ struct Sink {
 }
 
 impl Sink {
+    /// For all of a blob.
+    pub(super) fn whole(partial: Arc<Partial>, swarm: Swarm) -> Self {
+        let run = 0..partial.layout().count();
+        Self { partial, run, at: 0, writer: None, swarm, mark: Arc::new(|_| {}) }
+    }
+
     fn end(&self) -> u64 {
         self.partial.layout().range(self.run.end - 1).end
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.at >= self.end()
     }
 
     /// Whether `more` bytes complete the piece that is being written, so that readers need not wait for a full batch.
-    fn would_finish(&self, more: u64) -> bool {
+    pub(super) fn would_finish(&self, more: u64) -> bool {
         let layout = self.partial.layout();
         let end = (self.at + more).min(layout.size());
         self.at < end && layout.index_of(self.at) != layout.index_of(end - 1) || end == layout.size()
     }
 
-    fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), StoreError> {
         for mut chunk in chunks {
             while !chunk.is_empty() && !self.is_done() {
                 let taken = self.step(&chunk)?;

@@ -74,6 +74,46 @@ pub(super) fn configuration(there: Option<&str>, wanted: &Wanted) -> Result<Stri
     Ok(document.to_string())
 }
 
+/// Which list of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// Registries that speak TLS.
+    Tls,
+    /// Those that speak plain HTTP.
+    PlainHttp,
+}
+
+impl List {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Tls => "registries",
+            Self::PlainHttp => "plain_http",
+        }
+    }
+}
+
+/// The configuration `text` with a registry in a list.
+///
+/// # Errors
+/// When it is not TOML.
+pub fn listing(text: &str, list: List, name: &RegistryName) -> Result<String, Unreadable> {
+    let mut document: DocumentMut = text.parse()?;
+    add(&mut document, list.key(), vec![written(name)]);
+    Ok(document.to_string())
+}
+
+/// The configuration `text` without a registry in a list.
+///
+/// # Errors
+/// When it is not TOML.
+pub fn unlisting(text: &str, list: List, name: &RegistryName) -> Result<String, Unreadable> {
+    let mut document: DocumentMut = text.parse()?;
+    if let Some(names) = document.get_mut(list.key()).and_then(Item::as_array_mut) {
+        names.retain(|value| value.as_str().and_then(parsed).as_ref() != Some(name));
+    }
+    Ok(document.to_string())
+}
+
 /// A registry as people write it: `docker.io` for the host behind it.
 fn written(name: &RegistryName) -> String {
     if name.is_docker_hub() { name.certs_d() } else { name.to_string() }
@@ -161,6 +201,22 @@ mod tests {
         );
         assert!(text.contains("9GiB") && text.contains("10.0.0.9") && text.contains("10.0.0.8"), "{text}");
         crate::config::Config::parse(&text).unwrap();
+    }
+
+    #[test]
+    fn a_registry_comes_and_goes_and_comments_stay() {
+        let theirs =
+            "# ours\nregistries = [\"docker.io\", \"ghcr.io\"] # the team's\n[store]\nquota = \"9GiB\" # enough\n";
+        let name: RegistryName = "b.test:5000".parse().unwrap();
+        let with = listing(theirs, List::Tls, &name).unwrap();
+        assert!(with.contains("\"ghcr.io\", \"b.test:5000\"] # the team's"), "{with}");
+        assert_eq!(listing(&with, List::Tls, &name).unwrap(), with);
+        assert_eq!(unlisting(&with, List::Tls, &name).unwrap(), theirs);
+        assert_eq!(unlisting(theirs, List::PlainHttp, &name).unwrap(), theirs);
+        let plain = listing(theirs, List::PlainHttp, &name).unwrap();
+        assert_eq!(crate::config::Config::parse(&plain).unwrap().plain_http, [name]);
+        let without = unlisting(theirs, List::Tls, &"registry-1.docker.io".parse().unwrap()).unwrap();
+        assert!(!without.contains("docker.io"), "{without}");
     }
 
     #[test]

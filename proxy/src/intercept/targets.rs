@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, os::unix::fs::MetadataExt as _, path::PathBuf};
 
-use aya::{Ebpf, maps::HashMap};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+};
 use waylay_abi::{COMM_LEN, Comm, map};
 
 use super::object;
@@ -43,8 +46,8 @@ impl Targets {
         targets
     }
 
-    /// Writes them into the kernel's maps.
-    pub(super) fn write(&self, ebpf: &mut Ebpf) -> Result<(), super::AttachError> {
+    /// Writes them into the kernel's maps, and returns that of the ports.
+    pub(super) fn write(&self, ebpf: &mut Ebpf) -> Result<HashMap<MapData, u16, u8>, super::AttachError> {
         let mut runtimes: HashMap<_, Comm, u8> = HashMap::try_from(object::map(ebpf, map::RUNTIMES)?)?;
         for name in &self.runtimes {
             runtimes.insert(comm(name), 1, 0)?;
@@ -60,7 +63,7 @@ impl Targets {
             let directory = directory.map_err(|source| super::AttachError::Cgroup { path: path.clone(), source })?;
             cgroups.insert(directory.ino(), 1, 0)?;
         }
-        Ok(())
+        Ok(ports)
     }
 }
 

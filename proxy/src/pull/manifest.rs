@@ -76,7 +76,9 @@ impl Pull {
             Ok(answer) => return self.learn(&question, answer, None, Some(tag), outcome).await,
             Err(fault) => Away::Fault(fault),
         };
-        let Some(meaning) = self.tags.get(&tag) else { return away.show(outcome) };
+        let Some(meaning) = self.tags.get(&tag).or_else(|| self.imported_tag(&question.client, &tag)) else {
+            return away.show(outcome);
+        };
         outcome.meant(meaning.digest);
         if meaning.anonymous {
             // Upstream gave it to somebody without any credential, so it gives it to everybody.
@@ -283,6 +285,6 @@ async fn gather(mut body: Incoming) -> Result<Gathered, Fault> {
     Ok(Gathered::Whole(read.freeze()))
 }
 
-fn whole(body: Bytes) -> Body {
+pub(super) fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }

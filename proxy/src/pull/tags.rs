@@ -74,15 +74,28 @@ impl Tags {
 
     /// What `tag` last meant.
     pub fn get(&self, tag: &Tag) -> Option<Meaning> {
-        let path = self.path(tag);
-        if std::fs::metadata(&path).ok()?.len() > LONGEST {
-            return None;
-        }
-        let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let record = read(&self.path(tag))?;
         (record.tag == *tag).then_some(record.meaning)
     }
 
-    /// Upstream says that `tag` means `meaning`.
+    /// What `tag` last meant at a registry of that name over plain HTTP, which is known by its address too; the newest, where
+    /// there are several.
+    pub fn at_any_address(&self, tag: &Tag) -> Option<Meaning> {
+        let prefix = format!("{} at ", tag.registry);
+        let mut newest = None;
+        for entry in std::fs::read_dir(&self.dir).ok()?.flatten() {
+            let Some(record) = read(&entry.path()) else { continue };
+            let is_it = record.tag.registry.starts_with(&prefix)
+                && (&record.tag.repository, &record.tag.tag) == (&tag.repository, &tag.tag);
+            let at = entry.metadata().and_then(|meta| meta.modified()).ok();
+            if is_it && newest.as_ref().is_none_or(|(latest, _)| *latest < at) {
+                newest = Some((at, record.meaning));
+            }
+        }
+        newest.map(|(_, meaning)| meaning)
+    }
+
+    /// Upstream says that `tag` means `meaning`, or an operator in its place.
     ///
     /// # Errors
     /// When the file cannot be written; the tag's former meaning then stays.
@@ -101,6 +114,13 @@ impl Tags {
         let key = format!("{}\n{}\n{}", tag.registry, tag.repository, tag.tag);
         self.dir.join(format!("{}.json", Digest::of(key.as_bytes()).hex()))
     }
+}
+
+fn read(path: &Path) -> Option<Record> {
+    if std::fs::metadata(path).ok()?.len() > LONGEST {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]

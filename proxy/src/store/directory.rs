@@ -109,8 +109,8 @@ impl Directory {
         }
     }
 
-    /// Evicts until `reserve` bytes fit the quota and `size` bytes the disk.
-    fn make_room(&self, index: &mut Index, digest: &Digest, size: u64, reserve: u64) -> Result<(), StoreError> {
+    /// How many bytes have to go so that `reserve` bytes fit the quota and `size` bytes the disk.
+    pub(super) fn excess(&self, index: &Index, size: u64, reserve: u64) -> Result<u64, StoreError> {
         let free = self.paths.free()?;
         let coming: u64 = index
             .iter()
@@ -118,12 +118,16 @@ impl Directory {
             .map(|open| open.layout().size() - open.bytes())
             .sum();
         let over_quota = (index.bytes() + reserve).saturating_sub(self.quota);
-        let over_disk = (self.low_disk + coming + size).saturating_sub(free);
+        Ok(over_quota.max((self.low_disk + coming + size).saturating_sub(free)))
+    }
+
+    /// Evicts until `reserve` bytes fit the quota and `size` bytes the disk.
+    fn make_room(&self, index: &mut Index, digest: &Digest, size: u64, reserve: u64) -> Result<(), StoreError> {
+        let (needed, free) = (self.excess(index, size, reserve)?, self.paths.free()?);
         let full = StoreError::Full { needed: size, used: index.bytes(), quota: self.quota, free };
         if size > self.quota {
             return Err(full);
         }
-        let needed = over_quota.max(over_disk);
         let mut victims = index.victims(needed).ok_or(full)?;
         victims.retain(|victim| victim != digest);
         self.evict(index, &victims)

@@ -1,7 +1,7 @@
 //! Who has to go when room is needed: a list of what is held in the order of use. No file is touched here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -15,6 +15,8 @@ pub(super) struct Index {
     entries: HashMap<Digest, Entry>,
     clock: u64,
     bytes: u64,
+    /// Names of registries that something was imported for. None leaves before the next start.
+    imported: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,21 @@ impl Index {
         let entry = self.entries.remove(digest)?;
         self.bytes -= entry.size;
         Some(entry)
+    }
+
+    /// Something of this registry was imported.
+    pub(super) fn imported(&mut self, registry: String) {
+        self.imported.insert(registry);
+    }
+
+    pub(super) fn has_imports_of(&self, registry: &str) -> bool {
+        self.imported.contains(registry)
+    }
+
+    /// Bytes that eviction must leave alone: pinned, or being written.
+    pub(super) fn kept(&self) -> u64 {
+        let kept = |entry: &&Entry| entry.pinned || entry.open_partial().is_some();
+        self.entries.values().filter(kept).map(|entry| entry.size).sum()
     }
 
     /// Marks it as the most recently used.

@@ -42,6 +42,9 @@ pub struct Info {
     /// Where a registry has served it, at most [`MAX_PROVENANCE`].
     #[serde(default)]
     pub provenance: Vec<Provenance>,
+    /// Where an operator has imported it for: nobody has shown that a registry has it, so it opens nothing of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported: Vec<Provenance>,
     /// Whether eviction must leave it alone.
     #[serde(default)]
     pub pinned: bool,
@@ -52,19 +55,17 @@ pub struct Info {
 impl Info {
     pub(super) fn new(size: u64) -> Self {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { size, media_type: None, provenance: Vec::new(), pinned: false, created }
+        Self { size, media_type: None, provenance: Vec::new(), imported: Vec::new(), pinned: false, created }
     }
 
     /// Adds a pair; whether anything changed.
     pub(super) fn add(&mut self, provenance: Provenance) -> bool {
-        if !provenance.is_bounded() || self.provenance.contains(&provenance) {
-            return false;
-        }
-        if self.provenance.len() >= MAX_PROVENANCE {
-            self.provenance.remove(0);
-        }
-        self.provenance.push(provenance);
-        true
+        add(&mut self.provenance, provenance)
+    }
+
+    /// Adds where it was imported for; whether anything changed.
+    pub(super) fn add_import(&mut self, imported: Provenance) -> bool {
+        add(&mut self.imported, imported)
     }
 
     /// Reads the file; `None` when there is none or it makes no sense, which only means less is known.
@@ -83,6 +84,17 @@ impl Info {
         }
         fs::rename(&temporary, path)
     }
+}
+
+fn add(pairs: &mut Vec<Provenance>, new: Provenance) -> bool {
+    if !new.is_bounded() || pairs.contains(&new) {
+        return false;
+    }
+    if pairs.len() >= MAX_PROVENANCE {
+        pairs.remove(0);
+    }
+    pairs.push(new);
+    true
 }
 
 /// The extension of files that only we make and that mean nothing after a crash.

@@ -148,8 +148,11 @@ fn list(paths: &Paths, suspect: bool) -> Result<Index, StoreError> {
     found.sort_unstable_by_key(|(digest, _, used, _)| (*used, *digest));
     let mut index = Index::default();
     for (digest, size, _, kind) in found {
-        let pinned = Info::read(&paths.info(&digest)).is_some_and(|info| info.pinned);
-        index.insert(digest, size, pinned, kind);
+        let info = Info::read(&paths.info(&digest));
+        index.insert(digest, size, info.as_ref().is_some_and(|info| info.pinned), kind);
+        for one in info.into_iter().flat_map(|info| info.imported) {
+            index.imported(one.registry);
+        }
     }
     Ok(index)
 }

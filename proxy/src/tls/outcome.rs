@@ -67,6 +67,8 @@ reasons! {
     VerifiedBefore = "verified_before" => Terminate,
     /// The registry is unreachable, but was verified when last seen.
     LastGood = "last_good" => Terminate,
+    /// The registry is unreachable and was never seen, but an operator imported images of it.
+    Imported = "imported" => Terminate,
     /// A listed registry that speaks plain HTTP.
     PlainHttp = "plain_http" => Terminate,
     /// The client refused our certificate: a defect.

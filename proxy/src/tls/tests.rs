@@ -64,7 +64,7 @@ impl Front {
         let identity = self_signed();
         let (tell, sessions) = mpsc::unbounded_channel();
         let here = RegistryName { host: NAME.into(), port: dst.port() };
-        let listed = Listed { tls: [here.clone()].into(), plain: [here].into() };
+        let listed = Listing::new(Listed { tls: [here.clone()].into(), plain: [here].into() });
         let trust = Told(Mutex::new(Ok((identity.clone(), upstream_roots))));
         let tls = Arc::new(Tls::new(listed, Arc::new(trust), Echo(tell)));
         Self { tls, sessions, dst: OrigDst(dst), identity }

@@ -1,6 +1,7 @@
 //! A whole waylay in this process, between a client and a scripted registry. The kernel and the trust of a runtime are
 //! played by the test; all else is the product.
 
+mod control;
 mod played;
 
 use std::{
@@ -25,6 +26,7 @@ use waylay::{
 };
 use waylay_certs::{Identities, RegistryName};
 
+use self::control::Answering;
 use self::played::{Kernel, Played, Runtime};
 use super::{Client, Cluster, Running, RunningCdn, authority::trusting, witness};
 use crate::fleet::{AccessLine, Counters};
@@ -55,6 +57,8 @@ pub struct Node {
     /// What the runtime trusts: our certificate, and what it trusted before.
     trusts: Arc<RootCertStore>,
     plan: Plan,
+    identities: Arc<Identities>,
+    answering: Option<Answering>,
     dir: TempDir,
 }
 
@@ -166,6 +170,8 @@ impl Node {
             played,
             trusts: Arc::new(trusts),
             plan,
+            identities: Arc::new(identities),
+            answering: None,
             dir,
         };
         node.run().await;
@@ -173,7 +179,7 @@ impl Node {
     }
 
     async fn run(&mut self) {
-        let core = Core::open(self.config(), self.resolver()).await.expect("the node starts");
+        let core = Core::open(self.config(), self.resolver(), self.world()).await.expect("the node starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         self.addr = listener.local_addr().expect("a bound listener has an address");
         let (mut listeners, mut others) = (vec![listener], Vec::new());
@@ -190,7 +196,7 @@ impl Node {
             let watch = serving.watch();
             let way_in = Kernel(played.clone());
             // How it ended is what a test sees of it.
-            let _ = serving.serve(listeners, way_in, Runtime(played), watch).await;
+            let _ = serving.serve(listeners, way_in, Arc::new(Runtime(played)), watch).await;
         }));
         self.core = Some(core);
     }
@@ -201,9 +207,18 @@ impl Node {
         self.run().await;
     }
 
+    /// The same with more configuration, from now on.
+    pub async fn restart_configured(&mut self, toml: &str) {
+        self.plan.settings.push_str(toml);
+        self.restart().await;
+    }
+
     /// Stops as the daemon does when it is told to: connections end first.
     pub async fn stop(&mut self) {
         let (Some(core), Some(serving)) = (self.core.take(), self.serving.take()) else { return };
+        if let Some(answering) = self.answering.take() {
+            answering.end().await;
+        }
         core.shutdown.begin();
         serving.await.expect("accepting does not panic");
         let core = Arc::into_inner(core).expect("nobody else holds the node");
@@ -220,7 +235,7 @@ impl Node {
             format!("registries = [\"{}\"{further}]\n", self.plan.registry)
         };
         let text = format!("state_dir = \"{}\"\n{list}{}", self.dir.path().join("state").display(), self.plan.settings);
-        let path = self.dir.path().join("config.toml");
+        let path = self.config_file();
         std::fs::write(&path, text).expect("the directory is ours");
         Config::load(&path).expect("the test's configuration is valid")
     }
