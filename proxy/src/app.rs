@@ -135,7 +135,7 @@ impl Core {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = SystemTime::now();
     let listeners = bind(&config.proxy.listen).await?;
-    let admin = Admin::bind(config.admin.listen, &config.admin.socket).await?;
+    let admin = Admin::bind(config.admin.listen, config.admin.metrics, &config.admin.socket).await?;
     let readiness = Readiness::new();
     let starting = readiness.part("intercept");
     let identities = Arc::new(Identities::open(config.state_dir.join("identities"))?);

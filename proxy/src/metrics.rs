@@ -82,6 +82,8 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     /// Other members that are known.
     pub peers: Gauge,
+    /// Those of them that answered when last asked.
+    pub peers_reachable: Gauge,
 }
 
 impl Source {
@@ -113,6 +115,7 @@ impl Default for Metrics {
             intercept_effective: Gauge::default(),
             store_bytes: Gauge::default(),
             peers: Gauge::default(),
+            peers_reachable: Gauge::default(),
         };
         let list = &mut metrics.registry;
         list.register("bytes", "Body bytes sent to runtimes, by where they came from", metrics.bytes.clone());
@@ -128,6 +131,8 @@ impl Default for Metrics {
         );
         list.register("store_bytes", "Bytes of complete blobs in the store", metrics.store_bytes.clone());
         list.register("peers", "Other members that are known", metrics.peers.clone());
+        let reachable = "Other members that answered when last asked";
+        list.register("peers_reachable", reachable, metrics.peers_reachable.clone());
         for source in [Source::Store, Source::Peer, Source::Registry] {
             let _ = metrics.bytes.get_or_create_owned(&source.label());
         }

@@ -78,7 +78,10 @@ impl View for Desk {
             }
         }
         metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
-        metrics.peers.set(i64::try_from(self.core.swarm.status().members.len()).unwrap_or(i64::MAX));
+        let members = self.core.swarm.status().members;
+        let reachable = members.iter().filter(|member| member.reachable == Some(true)).count();
+        metrics.peers.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
+        metrics.peers_reachable.set(i64::try_from(reachable).unwrap_or(i64::MAX));
         metrics.render()
     }
 
