@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::{cargo, command, is_there, read, run, workspace};
-use crate::{setup, tidy};
+use crate::{chart, setup, tidy};
 
 /// `e_machine` of ELF for BPF.
 const EM_BPF: [u8; 2] = [247, 0];
@@ -27,6 +27,8 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
         ("setup", setup::ensure),
         ("format", format),
         ("tidy", tidy::run_command),
+        ("shell scripts", shell),
+        ("chart", chart),
         ("clippy", clippy),
         ("docs", docs),
         ("licences", deny),
@@ -55,6 +57,14 @@ fn format() -> Result<()> {
         run(&mut cargo(&["fmt", "--manifest-path", KERNEL_PROGRAM, "--check"]))?;
     }
     Ok(())
+}
+
+fn shell() -> Result<()> {
+    run(&mut command("shellcheck", &["deploy/install.sh", ".ci/run"]))
+}
+
+fn chart() -> Result<()> {
+    chart::run_command(&chart::Args { check: true })
 }
 
 /// `--locked` here and below is also the check that the lockfile is the one in git.

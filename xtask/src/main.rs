@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a contributor runs. One file per command; each prints the full command line that failed.
 
 mod bench;
+mod chart;
 mod ci;
 mod demo;
 mod fuzz;
@@ -32,6 +33,8 @@ enum Command {
     Bench(bench::Args),
     /// Feed made-up input to everything that reads what strangers send
     Fuzz(fuzz::Args),
+    /// Render the Kubernetes manifests from the chart, and check them and the alert rules
+    Chart(chart::Args),
     /// Run what CI runs
     Ci(ci::Args),
     /// Check what compilers do not: module order, module docs, file length, committed keys, who opens TCP
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run_command(&args),
         Command::Bench(args) => bench::run_command(&args),
         Command::Fuzz(args) => fuzz::run_command(&args),
+        Command::Chart(args) => chart::run_command(&args),
         Command::Ci(args) => ci::run_command(&args),
         Command::Tidy => tidy::run_command(),
     };
