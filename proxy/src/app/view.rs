@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn the_alerts_speak_of_counters_and_reasons_that_there_are() {
         let metrics = Metrics::default();
-        metrics.fetched.get_or_create(&Source::Peer.label());
-        metrics.pulls.get_or_create(&OutcomeLabel { outcome: "ok" });
-        metrics.connections.get_or_create(&ConnectionLabel { decision: "splice", reason: "untrusted" });
+        metrics.fetched.get_or_create(&Source::Peer.label()).inc();
+        metrics.pulls.get_or_create(&OutcomeLabel { outcome: "ok" }).inc();
+        metrics.connections.get_or_create(&ConnectionLabel { decision: "splice", reason: "untrusted" }).inc();
         metrics.fault("ours", "disk");
         let exported = metrics.render();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/waylay/alerts.yaml");
@@ -182,9 +182,9 @@ mod tests {
             let there = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
             assert!(exported.lines().any(there), "{name} is not among\n{exported}");
         }
-        let chosen = alerts.split("reason").filter_map(|rest| {
-            rest.strip_prefix("=~\"").or_else(|| rest.strip_prefix("!~\""))?.split('"').next()
-        });
+        let chosen = alerts
+            .split("reason")
+            .filter_map(|rest| rest.strip_prefix("=~\"").or_else(|| rest.strip_prefix("!~\""))?.split('"').next());
         let reasons: Vec<&str> = chosen.flat_map(|list| list.split('|')).collect();
         assert!(reasons.len() > 4, "{reasons:?}");
         for reason in reasons {
