@@ -1,5 +1,6 @@
 //! What operators and probes ask: `/livez`, `/readyz` and `/metrics` on loopback; on the control socket all of `control` and
-//! `images` as well. It only passes on; deciding and doing are elsewhere.
+//! `images` as well; and where that is wanted, `/metrics` alone for collectors on other machines. It only passes on;
+//! deciding and doing are elsewhere.
 
 pub mod client;
 mod control;
@@ -26,7 +27,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinSet,
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -51,8 +52,10 @@ const MOST: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}; set admin.listen to a free port")]
+    #[error("cannot listen on {address}; set {key} to an address of this machine with a free port")]
     Listen {
+        /// The key that says the address.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -148,11 +151,23 @@ pub trait View: Send + Sync + 'static {
     fn switch(&self, off: bool) -> io::Result<()>;
 }
 
-/// Both listeners, bound.
+/// All listeners, bound.
 pub struct Admin {
     tcp: TcpListener,
+    metrics: Option<TcpListener>,
     socket: UnixListener,
     path: PathBuf,
+}
+
+/// Where a question comes in, which says what may be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// From anywhere: counters only.
+    Metrics,
+    /// From this machine: probes too.
+    Loopback,
+    /// From an operator: everything.
+    Control,
 }
 
 type Reply = Response<Body>;
@@ -165,17 +180,21 @@ struct Desk<V> {
 }
 
 impl Admin {
-    /// Listens on `address` and on a socket at `path`, which only its owner may use.
+    /// Listens on `address`, on a socket at `path`, which only its owner may use, and on `metrics` for collectors.
     ///
     /// # Errors
-    /// When either is taken or cannot be made.
-    pub async fn bind(address: SocketAddr, path: &Path) -> Result<Self, AdminError> {
-        let tcp = TcpListener::bind(address).await.map_err(|source| AdminError::Listen { address, source })?;
+    /// When one is taken or cannot be made.
+    pub async fn bind(address: SocketAddr, metrics: Option<SocketAddr>, path: &Path) -> Result<Self, AdminError> {
+        let tcp = listen("admin.listen", address).await?;
+        let metrics = match metrics {
+            Some(address) => Some(listen("admin.metrics", address).await?),
+            None => None,
+        };
         if client::answers(path).await {
             return Err(AdminError::Running(path.to_owned()));
         }
         let socket = socket(path).map_err(|source| AdminError::Socket { path: path.to_owned(), source })?;
-        Ok(Self { tcp, socket, path: path.to_owned() })
+        Ok(Self { tcp, metrics, socket, path: path.to_owned() })
     }
 
     /// Where the probes and metrics are.
@@ -193,12 +212,15 @@ impl Admin {
         loop {
             tokio::select! {
                 accepted = self.tcp.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted {
-                    tasks.spawn(serve(io, desk.clone(), false));
+                    tasks.spawn(serve(io, desk.clone(), Door::Loopback));
                 },
+                Some(Ok((io, _))) = accept(self.metrics.as_ref()), if tasks.len() < MOST => {
+                    tasks.spawn(serve(io, desk.clone(), Door::Metrics));
+                }
                 accepted = self.socket.accept(), if tasks.len() < MOST => if let Ok((io, _)) = accepted
                     && is_operator(&io)
                 {
-                    tasks.spawn(serve(io, desk.clone(), true));
+                    tasks.spawn(serve(io, desk.clone(), Door::Control));
                 },
                 Some(_) = tasks.join_next() => {}
             }
@@ -211,6 +233,15 @@ impl Drop for Admin {
         // Best effort: the next start removes a socket that nobody answers on.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).await.map_err(|source| AdminError::Listen { key, address, source })
+}
+
+/// The next connection of a listener that may not be there; `None` when it is not.
+async fn accept(listener: Option<&TcpListener>) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    Some(listener?.accept().await)
 }
 
 fn socket(path: &Path) -> io::Result<UnixListener> {
@@ -240,13 +271,13 @@ fn is_operator(io: &UnixStream) -> bool {
     known
 }
 
-async fn serve<IO, V: View>(io: IO, desk: Arc<Desk<V>>, control: bool)
+async fn serve<IO, V: View>(io: IO, desk: Arc<Desk<V>>, door: Door)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request: Request<Incoming>| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(desk.answer(request, control).await) }
+        async move { Ok::<_, Infallible>(desk.answer(request, door).await) }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
     if let Err(error) = served {
@@ -255,8 +286,8 @@ where
 }
 
 impl<V: View> Desk<V> {
-    async fn answer(&self, request: Request<Incoming>, control: bool) -> Reply {
-        let request = if control {
+    async fn answer(&self, request: Request<Incoming>, door: Door) -> Reply {
+        let request = if door == Door::Control {
             match images::answer(&self.view, request).await {
                 Ok(reply) => return reply,
                 Err(request) => *request,
@@ -265,6 +296,7 @@ impl<V: View> Desk<V> {
             request
         };
         let known = match (request.method(), request.uri().path()) {
+            (method, path) if door == Door::Metrics && (method, path) != (&Method::GET, "/metrics") => None,
             (&Method::GET, "/livez") => Some(text(StatusCode::OK, "ok\n".to_owned())),
             (&Method::GET, "/readyz") => Some(match self.readiness.waiting() {
                 waiting if waiting.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
@@ -276,8 +308,8 @@ impl<V: View> Desk<V> {
                 reply.headers_mut().insert(header::CONTENT_TYPE, kind);
                 Some(reply)
             }
-            (&Method::GET, "/trace") if control => Some(self.follow()),
-            (method, path) if control => control::answer(&self.view, method, path).await,
+            (&Method::GET, "/trace") if door == Door::Control => Some(self.follow()),
+            (method, path) if door == Door::Control => control::answer(&self.view, method, path).await,
             _ => None,
         };
         known.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not found\n".to_owned()))

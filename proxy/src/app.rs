@@ -155,7 +155,7 @@ impl Core {
 /// When it cannot start: a taken port, no privilege, an unusable store.
 pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let listeners = bind(&config.proxy.listen).await?;
-    let admin = Admin::bind(config.admin.listen, &config.admin.socket).await?;
+    let admin = Admin::bind(config.admin.listen, config.admin.metrics, &config.admin.socket).await?;
     let readiness = Readiness::new();
     let starting = readiness.part("intercept");
     let identities = Arc::new(Identities::open(config.state_dir.join("identities"))?);

@@ -14,6 +14,8 @@ use waylay_certs::RegistryName;
 pub use file::ConfigError;
 
 use crate::swarm::Name;
+/// The variable that says this node's address where one configuration serves many nodes.
+const NODE_IP: &str = "WAYLAY_NODE_IP";
 
 /// Everything the daemon needs to know, checked.
 #[derive(Debug, Clone, Serialize)]
@@ -67,8 +69,10 @@ pub struct Proxy {
 /// The loopback listener for probes and metrics, and the control socket.
 #[derive(Debug, Clone, Serialize)]
 pub struct Admin {
-    /// `/livez`, `/readyz` and `/metrics`.
+    /// `/livez`, `/readyz` and `/metrics`, on loopback.
     pub listen: SocketAddr,
+    /// `/metrics` alone, for collectors on other machines; `None` serves it on loopback only.
+    pub metrics: Option<SocketAddr>,
     /// The socket that the command line talks to, mode 0600.
     pub socket: PathBuf,
 }
@@ -147,7 +151,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`. Where `swarm.listen` leaves the address open, `WAYLAY_NODE_IP` says it.
     ///
     /// # Errors
     /// When it cannot be read, is not TOML, has an unknown key, or a value that cannot work; the error names the
@@ -155,7 +159,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        file::resolve(&text).map_err(|error| error.in_file(path))
+        let node_ip = std::env::var_os(NODE_IP).map(|ip| ip.to_string_lossy().into_owned());
+        file::resolve(&text, node_ip.as_deref()).map_err(|error| error.in_file(path))
     }
 
     /// Checks the text of a configuration that is in no file yet.
@@ -163,7 +168,7 @@ impl Config {
     /// # Errors
     /// As [`Self::load`], without a path.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        file::resolve(text)
+        file::resolve(text, None)
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Metrics {
     pub peers: Gauge,
     /// Messages between members about who is there and what they hold.
     pub swarm_control: Family<DirectionLabel, Counter>,
+    /// Those of them that answered when last asked.
+    pub peers_reachable: Gauge,
 }
 
 impl Source {
@@ -123,6 +125,7 @@ impl Default for Metrics {
             store_bytes: Gauge::default(),
             peers: Gauge::default(),
             swarm_control: Family::default(),
+            peers_reachable: Gauge::default(),
         };
         let list = &mut metrics.registry;
         list.register("bytes", "Body bytes sent to runtimes, by where they came from", metrics.bytes.clone());
@@ -143,6 +146,8 @@ impl Default for Metrics {
             "Messages between members about who is there and what they hold, by direction",
             metrics.swarm_control.clone(),
         );
+        let reachable = "Other members that answered when last asked";
+        list.register("peers_reachable", reachable, metrics.peers_reachable.clone());
         for source in [Source::Store, Source::Peer, Source::Registry] {
             let _ = metrics.bytes.get_or_create_owned(&source.label());
         }

@@ -5,6 +5,7 @@
 //! processes by their control group.
 
 mod base;
+mod pod;
 mod tree;
 
 use std::fs;
@@ -18,7 +19,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-pub use self::base::PACKAGES;
+pub use self::base::{PACKAGES, minimal};
+pub use self::pod::{Manifest, Pod};
 pub use self::tree::Tree;
 use crate::fleet::cgroup::Cgroup;
 use crate::fleet::namespace::Namespace;
@@ -258,7 +260,10 @@ fn furnish(root: &Path, name: &str, fleet: &Fleet) -> Result<()> {
     for (path, text) in files {
         fs::write(root.join(path), text).with_context(|| format!("cannot write the machine's /{path}"))?;
     }
-    fleet::run(Command::new("chroot").arg(root).args(["update-ca-certificates"]).env("PATH", fleet::PATH)).map(drop)
+    // Our own TMPDIR is not there.
+    let mut update = Command::new("chroot");
+    update.arg(root).args(["update-ca-certificates"]).env("PATH", fleet::PATH).env_remove("TMPDIR");
+    fleet::run(&mut update).map(drop)
 }
 
 fn nspawn(root: &Path, name: &str, namespace: &Namespace, cgroup: &Cgroup) -> Command {

@@ -2,13 +2,14 @@
 //! do: a fresh clone, and `cargo xtask test`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::{cargo, command, is_there, read, run, workspace};
-use crate::{setup, tidy};
+use crate::{chart, setup, tidy};
 
 /// `e_machine` of ELF for BPF.
 const EM_BPF: [u8; 2] = [247, 0];
@@ -27,6 +28,8 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
         ("setup", setup::ensure),
         ("format", format),
         ("tidy", tidy::run_command),
+        ("shell scripts", shell),
+        ("chart", chart),
         ("clippy", clippy),
         ("docs", docs),
         ("licences", deny),
@@ -57,6 +60,14 @@ fn format() -> Result<()> {
     Ok(())
 }
 
+fn shell() -> Result<()> {
+    run(&mut command("shellcheck", &["deploy/install.sh", ".ci/run"]))
+}
+
+fn chart() -> Result<()> {
+    chart::run_command(&chart::Args { check: true })
+}
+
 /// `--locked` here and below is also the check that the lockfile is the one in git.
 fn clippy() -> Result<()> {
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]))
@@ -83,12 +94,17 @@ const CARGO_DENY: &str = "0.20.2";
 fn kernel_program() -> Result<()> {
     // As `cargo xtask test` builds it, so that it is built once.
     let build = ["build", "--workspace", "--bins", "--locked"];
-    let told = read(&mut cargo(&[&build[..], &["--message-format", "json"]].concat()))?;
+    check_kernel_program(&mut cargo(&[&build[..], &["--message-format", "json"]].concat()))
+}
+
+/// Whether what this command of cargo builds, telling of it in JSON, holds the real kernel program.
+pub(crate) fn check_kernel_program(build: &mut Command) -> Result<()> {
+    let told = read(build)?;
     let object = out_dir(&told).context("cargo did not tell where the build script of waylay works")?.join("kernel.o");
     let content = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
     let is_bpf = content.starts_with(b"\x7fELF") && content.get(18..20) == Some(&EM_BPF);
     ensure!(is_bpf, "{} is a stub: the kernel program was not built", object.display());
-    eprintln!("ci: the kernel program is real ({} bytes)", content.len());
+    eprintln!("the kernel program is real ({} bytes)", content.len());
     Ok(())
 }
 
@@ -118,7 +134,8 @@ fn clean_clone() -> Result<()> {
     Ok(())
 }
 
-fn target_dir() -> Result<PathBuf> {
+/// Where cargo builds.
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let told = read(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let (_, rest) = told.split_once(r#""target_directory":""#).context("cargo did not tell its target directory")?;
     Ok(Path::new(rest.split('"').next().unwrap_or_default()).to_path_buf())

@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything a contributor runs. One file per command; each prints the full command line that failed.
 
 mod bench;
+mod chart;
 mod ci;
 mod demo;
+mod dist;
 mod fuzz;
+mod image;
 mod run;
 mod setup;
 mod test;
@@ -32,6 +35,12 @@ enum Command {
     Bench(bench::Args),
     /// Feed made-up input to everything that reads what strangers send
     Fuzz(fuzz::Args),
+    /// Make the program and its sum as `deploy/install.sh` takes them
+    Dist(dist::Args),
+    /// Make an OCI image of the program, with nothing else in it
+    Image(image::Args),
+    /// Render the Kubernetes manifests from the chart, and check them and the alert rules
+    Chart(chart::Args),
     /// Run what CI runs
     Ci(ci::Args),
     /// Check what compilers do not: module order, module docs, file length, committed keys, who opens TCP
@@ -45,6 +54,9 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run_command(&args),
         Command::Bench(args) => bench::run_command(&args),
         Command::Fuzz(args) => fuzz::run_command(&args),
+        Command::Dist(args) => dist::run_command(&args),
+        Command::Image(args) => image::run_command(&args),
+        Command::Chart(args) => chart::run_command(&args),
         Command::Ci(args) => ci::run_command(&args),
         Command::Tidy => tidy::run_command(),
     };

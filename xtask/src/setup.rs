@@ -26,7 +26,7 @@ const fn daemon(name: &'static str, why: &'static str, units: &'static [&'static
     Package { name, why, units }
 }
 
-const PACKAGES: [Package; 24] = [
+const PACKAGES: [Package; 28] = [
     package("gcc", "links programs, compiles the C parts of TLS and zstd"),
     package("g++", "brings the C++ library that bpf-linker is linked with"),
     package("pkg-config", "finds the libraries to link"),
@@ -53,6 +53,10 @@ const PACKAGES: [Package; 24] = [
     package("golang-go", "a client of Go's own TLS in the tests of certificates"),
     package("openssl", "a client in the tests of certificates"),
     package("curl", "a client in the tests"),
+    daemon("prometheus", "brings promtool, which tests the alert rules", &["prometheus.service"]),
+    package("shellcheck", "checks the shell scripts"),
+    package("python3-venv", "holds the checker of the Kubernetes manifests"),
+    package("unzip", "unpacks Helm, which renders them"),
     package("git", "the checks read the list of files from it"),
 ];
 

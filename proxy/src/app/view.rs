@@ -112,7 +112,9 @@ impl View for Desk {
         metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
         let swarm = self.core.swarm.status();
         let present = swarm.members.iter().filter(|member| member.standing.is_present()).count();
+        let reachable = swarm.members.iter().filter(|member| member.reachable == Some(true)).count();
         metrics.peers.set(i64::try_from(present).unwrap_or(i64::MAX));
+        metrics.peers_reachable.set(i64::try_from(reachable).unwrap_or(i64::MAX));
         for (direction, count) in [("sent", swarm.control.0), ("received", swarm.control.1)] {
             metrics.swarm_control.get_or_create(&DirectionLabel { direction }).inner().store(count, Relaxed);
         }
@@ -260,5 +262,41 @@ impl View for Desk {
 
     fn switch(&self, off: bool) -> io::Result<()> {
         self.switch.set_off(off)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        metrics::{ConnectionLabel, OutcomeLabel},
+        tls,
+    };
+
+    #[test]
+    fn the_alerts_speak_of_counters_and_reasons_that_there_are() {
+        let metrics = Metrics::default();
+        metrics.fetched.get_or_create(&Source::Peer.label()).inc();
+        metrics.pulls.get_or_create(&OutcomeLabel { outcome: "ok" }).inc();
+        metrics.connections.get_or_create(&ConnectionLabel { decision: "splice", reason: "untrusted" }).inc();
+        metrics.fault("ours", "disk");
+        let exported = metrics.render();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/waylay/alerts.yaml");
+        let alerts = std::fs::read_to_string(path).unwrap();
+        let words = || alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<&str> = words().filter(|word| word.starts_with("waylay_")).collect();
+        assert!(names.len() > 4, "{names:?}");
+        for name in names {
+            let there = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+            assert!(exported.lines().any(there), "{name} is not among\n{exported}");
+        }
+        let chosen = alerts
+            .split("reason")
+            .filter_map(|rest| rest.strip_prefix("=~\"").or_else(|| rest.strip_prefix("!~\""))?.split('"').next());
+        let reasons: Vec<&str> = chosen.flat_map(|list| list.split('|')).collect();
+        assert!(reasons.len() > 4, "{reasons:?}");
+        for reason in reasons {
+            assert!(tls::Reason::ALL.iter().any(|known| known.name() == reason), "{reason} is no reason");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The configuration as written: everything optional, unknown keys refused, values turned into typed ones.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use waylay_certs::RegistryName;
 
-use super::{Admin, Config, Intercept, Log, LogFormat, Member, Proxy, Pull, Store, Swarm, Trust};
+use super::{Admin, Config, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,7 @@ struct RawProxy {
 #[serde(deny_unknown_fields)]
 struct RawAdmin {
     listen: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     socket: Option<PathBuf>,
 }
 
@@ -152,8 +153,8 @@ struct RawLog {
     format: Option<LogFormat>,
 }
 
-/// Checks `text` and fills in what it leaves out.
-pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
+/// Checks `text` and fills in what it leaves out; `node_ip` is this node's address, if the environment says it.
+pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, ConfigError> {
     let raw: Raw =
         toml::from_str(text).map_err(|error| ConfigError::Syntax { path: None, message: one_line(text, &error) })?;
     let state_dir = raw.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waylay"));
@@ -180,7 +181,7 @@ pub(super) fn resolve(text: &str) -> Result<Config, ConfigError> {
             offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
             spare_gets: raw.pull.spare_gets.unwrap_or(true),
         },
-        swarm: raw.swarm.map(swarm).transpose()?,
+        swarm: raw.swarm.map(|raw| swarm(raw, node_ip)).transpose()?,
         trust: Trust {
             directory: raw.trust.directory.unwrap_or_else(|| state_dir.join("trust")),
             certs_d: raw.trust.certs_d,
@@ -240,7 +241,7 @@ fn admin(raw: RawAdmin) -> Result<Admin, ConfigError> {
         return Err(ConfigError::value("admin.listen", listen, "must be a loopback address"));
     }
     let socket = raw.socket.unwrap_or_else(|| PathBuf::from("/run/waylay/control.sock"));
-    Ok(Admin { listen, socket })
+    Ok(Admin { listen, metrics: raw.metrics, socket })
 }
 
 fn store(raw: RawStore, state_dir: &Path) -> Result<Store, ConfigError> {
@@ -255,13 +256,18 @@ fn store(raw: RawStore, state_dir: &Path) -> Result<Store, ConfigError> {
     })
 }
 
-fn swarm(raw: RawSwarm) -> Result<Swarm, ConfigError> {
-    if raw.listen.ip().is_unspecified() {
-        let reason = "must be the address that other members reach this node at, since its identity derives from it";
-        return Err(ConfigError::value("swarm.listen", raw.listen, reason));
+fn swarm(raw: RawSwarm, node_ip: Option<&str>) -> Result<Swarm, ConfigError> {
+    let mut listen = raw.listen;
+    if let Some(ip) = node_ip.filter(|_| listen.ip().is_unspecified()) {
+        listen.set_ip(ip.parse::<IpAddr>().map_err(|error| ConfigError::value(NODE_IP, ip, error))?);
     }
-    if raw.listen.port() == 0 {
-        return Err(ConfigError::value("swarm.listen", raw.listen, "needs a fixed port"));
+    if listen.ip().is_unspecified() {
+        let reason = "must be the address that other members reach this node at, since its identity derives from it; \
+                      where one configuration serves many nodes, WAYLAY_NODE_IP in the environment says it";
+        return Err(ConfigError::value("swarm.listen", listen, reason));
+    }
+    if listen.port() == 0 {
+        return Err(ConfigError::value("swarm.listen", listen, "needs a fixed port"));
     }
     let zone = raw.zone.unwrap_or_default();
     if zone.len() > 64 || zone.chars().any(char::is_control) {
@@ -271,7 +277,7 @@ fn swarm(raw: RawSwarm) -> Result<Swarm, ConfigError> {
         Ok(addr) => Ok(Member::At(addr)),
         Err(_) => text.parse().map(Member::Named).map_err(|error| ConfigError::value("swarm.members", text, error)),
     });
-    Ok(Swarm { listen: raw.listen, token_file: raw.token_file, members: members.collect::<Result<_, _>>()?, zone })
+    Ok(Swarm { listen, token_file: raw.token_file, members: members.collect::<Result<_, _>>()?, zone })
 }
 
 fn filter(text: Option<String>) -> Result<String, ConfigError> {

@@ -126,7 +126,7 @@ impl AccessLine {
     ///
     /// # Errors
     /// When a line with the target `access` lacks a field: it is an interface, and must not rot unseen.
-    pub(super) fn all(log: &str) -> Result<Vec<Self>> {
+    pub(crate) fn all(log: &str) -> Result<Vec<Self>> {
         let objects = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let access = objects.filter(|object| object["target"] == "access");
         let pulls = access

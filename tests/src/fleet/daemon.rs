@@ -323,13 +323,18 @@ format = "json"
 
 /// `GET path` from the daemon in `namespace`.
 pub(crate) async fn ask(namespace: &Inside, path: &str) -> Result<(StatusCode, String)> {
-    let stream = namespace.connect(ADMIN)?;
+    ask_at(namespace, ADMIN, path).await
+}
+
+/// The same of whoever listens at `address`.
+pub(crate) async fn ask_at(namespace: &Inside, address: SocketAddr, path: &str) -> Result<(StatusCode, String)> {
+    let stream = namespace.connect(address)?;
     stream.set_nonblocking(true)?;
     let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
     let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(io::Error::other)?;
         let request = Request::get(path)
-            .header("host", ADMIN.to_string())
+            .header("host", address.to_string())
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
         let answer = async {

@@ -46,8 +46,20 @@ const NEEDLESS: [&str; 6] = [
 /// # Errors
 /// When debootstrap fails; the error holds the end of its log.
 pub(super) fn root() -> Result<PathBuf> {
+    made(&PACKAGES)
+}
+
+/// A Debian with nothing but what Debian calls essential, and apt; no systemd, no runtime, no authorities.
+///
+/// # Errors
+/// When debootstrap fails; the error holds the end of its log.
+pub fn minimal() -> Result<PathBuf> {
+    made(&[])
+}
+
+fn made(packages: &[&str]) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (PACKAGES, SUITE, BUILDER).hash(&mut hasher);
+    (packages, SUITE, BUILDER).hash(&mut hasher);
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/machines");
     let done = home.join(format!("{SUITE}-{:016x}", hasher.finish()));
     if done.is_dir() {
@@ -55,9 +67,13 @@ pub(super) fn root() -> Result<PathBuf> {
     }
     fs::create_dir_all(&home).context("cannot make target/machines")?;
     let making = home.join(format!("making-{}", std::process::id()));
-    eprintln!("making a Debian machine with {}; this is done once", PACKAGES.join(", "));
+    eprintln!("making a Debian machine with {packages:?}; this is done once");
     let mut debootstrap = Command::new("debootstrap");
-    debootstrap.arg("--variant=minbase").arg(format!("--include={}", PACKAGES.join(","))).arg(SUITE).arg(&making);
+    debootstrap.arg("--variant=minbase");
+    if !packages.is_empty() {
+        debootstrap.arg(format!("--include={}", packages.join(",")));
+    }
+    debootstrap.arg(SUITE).arg(&making);
     // dpkg looks for its helpers there.
     debootstrap.env("PATH", fleet::PATH);
     fleet::run(&mut debootstrap).with_context(|| log(&making))?;

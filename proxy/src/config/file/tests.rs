@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_empty_file_is_a_whole_configuration() {
-    let config = resolve("").unwrap();
+    let config = resolve("", None).unwrap();
     assert_eq!(config.store.dir, Path::new("/var/lib/waylay/store"));
     assert_eq!(config.trust.directory, Path::new("/var/lib/waylay/trust"));
     assert!(config.swarm.is_none());
@@ -14,7 +14,7 @@ fn an_empty_file_is_a_whole_configuration() {
 #[test]
 fn the_shipped_file_is_valid() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml")).unwrap();
-    resolve(&text).unwrap();
+    resolve(&text, None).unwrap();
 }
 
 #[test]
@@ -40,8 +40,23 @@ fn errors_name_the_key_the_value_and_the_reason() {
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
         ("registries = [\"a.test\"]\nplain_http = [\"a.test\"]", "plain_http = \"a.test\""),
     ] {
-        let error = resolve(text).unwrap_err().in_file(Path::new("/etc/waylay/config.toml")).to_string();
+        let error = resolve(text, None).unwrap_err().in_file(Path::new("/etc/waylay/config.toml")).to_string();
         assert!(error.contains(wanted) && error.contains("/etc/waylay/config.toml"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn one_configuration_serves_many_nodes() {
+    let listen = |text: &str, node_ip| {
+        let text = format!("[swarm]\nlisten = \"{text}\"\ntoken_file = \"/t\"");
+        resolve(&text, node_ip).map(|config| config.swarm.unwrap().listen.to_string())
+    };
+    assert_eq!(listen("0.0.0.0:4500", Some("192.0.2.7")).unwrap(), "192.0.2.7:4500");
+    assert_eq!(listen("[::]:4500", Some("2001:db8::7")).unwrap(), "[2001:db8::7]:4500");
+    assert_eq!(listen("192.0.2.1:4500", Some("192.0.2.7")).unwrap(), "192.0.2.1:4500", "what is written counts");
+    for (node_ip, wanted) in [(None, "WAYLAY_NODE_IP"), (Some("node-7"), "WAYLAY_NODE_IP = \"node-7\"")] {
+        let error = listen("0.0.0.0:4500", node_ip).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
     }
 }
 
@@ -49,9 +64,9 @@ fn errors_name_the_key_the_value_and_the_reason() {
 fn what_is_shown_is_a_configuration_and_means_the_same() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml")).unwrap();
     for text in ["", &text] {
-        let config = resolve(text).unwrap();
+        let config = resolve(text, None).unwrap();
         let shown = toml::to_string_pretty(&config).unwrap();
-        let again = resolve(&shown).unwrap_or_else(|error| panic!("{error} in\n{shown}"));
+        let again = resolve(&shown, None).unwrap_or_else(|error| panic!("{error} in\n{shown}"));
         assert_eq!(format!("{again:?}"), format!("{config:?}"), "{shown}");
     }
 }

@@ -49,7 +49,7 @@ impl Node {
         let path = self.dir.path().join("run/control.sock");
         if self.answering.is_none() {
             let loopback = ([127, 0, 0, 1], 0).into();
-            let admin = Admin::bind(loopback, &path).await.expect("the directory is ours");
+            let admin = Admin::bind(loopback, None, &path).await.expect("the directory is ours");
             let core = self.core();
             let answers =
                 admin.run(core.view(self.config_file(), self.identities.clone()), Readiness::new(), core.trace.clone());
