@@ -17,6 +17,8 @@ async fn an_image_that_was_carried_there_is_pulled_by_all_without_any_registry()
     let archive = fleet.dir().join("carried.tar");
     let file = archive.to_str().context("the fleet's directory has no plain name")?;
 
+    // It trusts whom the node's runtimes trust, so there has to be one.
+    let _runtime = Runtime::start(Kind::Containerd, &fleet.nodes()[0], Some(&daemons[0].trust_dir())).await?;
     let pulled = daemons[0].says(&["pull", &reference])?;
     let counted = daemons[0].counters().await?;
     ensure!(counted.bytes("registry") >= image.bytes(), "{pulled}{:?}", counted.by_source());

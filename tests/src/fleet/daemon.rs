@@ -196,8 +196,9 @@ impl Daemon {
     pub fn says(&self, args: &[&str]) -> Result<String> {
         let socket = self.home().join("control.sock");
         let said = Command::new(binary()?).args(args).arg("--socket").arg(socket).output()?;
-        ensure!(said.status.success(), "waylay {args:?}: {}", String::from_utf8_lossy(&said.stderr));
-        Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+        let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        ensure!(said.status.success(), "waylay {args:?}: {out}{err}");
+        Ok(out.into_owned())
     }
 
     /// Its counters now.
