@@ -133,16 +133,13 @@ impl Crowd {
         unseen.difference_with(&fetching);
         self.forget(now);
         self.note(from, join, held, fetching, now);
-        let mut neighbours = self.introduce(from, usize::from(join.neighbours));
         let (lease, imports) = match self.listens_until {
             Some(until) if now < until => (None, None),
             _ => (self.lease(from, join.registry, &unseen, now), self.import(from, &unseen, now)),
         };
-        if let Some(imports) = &imports {
-            let abroad = self.abroad(from, imports.start as usize);
-            self.link(from, &abroad);
-            neighbours.extend(abroad);
-        }
+        let mut neighbours = imports.as_ref().map_or(Vec::new(), |it| self.abroad(from, it.start as usize));
+        let room = MAX_PROVIDERS - neighbours.len();
+        neighbours.extend(self.introduce(from, usize::from(join.neighbours), room));
         let again = self.again(from, now);
         if let Some(member) = self.members.get_mut(&from) {
             for piece in lease.iter().chain(&imports).cloned().flatten() {
@@ -308,14 +305,14 @@ impl Crowd {
         }
     }
 
-    /// Neighbours for one that has so many: of its zone where there are any, and any of them with the same chance, so that
+    /// Neighbours for one that has so many, and no more than there is `room` for: of its zone where there are any, and any of them with the same chance, so that
     /// it is few steps from everybody to everybody.
-    fn introduce(&mut self, from: SocketAddr, has: usize) -> Vec<SocketAddr> {
+    fn introduce(&mut self, from: SocketAddr, has: usize, room: usize) -> Vec<SocketAddr> {
         let wanted = if self.members.len() <= MESH + 1 { MESH } else { LINKS };
         let Self { members, zones, random, .. } = self;
         let Some(member) = members.get(&from) else { return Vec::new() };
         // Links that it was told of and has not are with nodes that it could not reach.
-        let amount = wanted.saturating_sub(has.min(member.links.len())).min(MAX_PROVIDERS);
+        let amount = wanted.saturating_sub(has.min(member.links.len())).min(room);
         if amount == 0 {
             return Vec::new();
         }

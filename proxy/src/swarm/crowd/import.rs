@@ -46,7 +46,7 @@ impl Crowd {
         run(&free, fair.min(usual).clamp(1, self.pieces(LARGEST)))
     }
 
-    /// Members of other zones who have a piece, for one that is to import it and knows too few.
+    /// Links one that is to import a piece, and knows too few who have it, with members of other zones who do.
     pub(super) fn abroad(&mut self, from: SocketAddr, piece: usize) -> Vec<SocketAddr> {
         let Self { members, zones, random, .. } = self;
         let Some(member) = members.get(&from) else { return Vec::new() };
@@ -60,6 +60,7 @@ impl Crowd {
             wanted -= some.len();
             chosen.extend(some);
         }
+        self.link(from, &chosen);
         chosen
     }
 }

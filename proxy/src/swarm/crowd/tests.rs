@@ -181,6 +181,104 @@ fn each_piece_goes_into_a_zone_once_and_the_far_registry_is_left_to_the_near() {
     assert_eq!(into_far, (0..64).collect::<Vec<_>>());
 }
 
+/// Reports of an importer abroad, each so long after the last import came; how much it was granted each time.
+fn imports(pauses: &[u64]) -> Vec<usize> {
+    let mut now = Instant::now();
+    let mut crowd = crowd(400, now);
+    let mut seed = Node::new(0, 400);
+    (seed.zone, seed.reach) = ("near", Reach::Ranges { rate: 10_000_000 });
+    seed.held.insert_range(..);
+    seed.join(&mut crowd, now);
+    let mut far = Node::new(1, 400);
+    (far.zone, far.reach) = ("far", Reach::No);
+    let granted = pauses.iter().map(|pause| {
+        now += Duration::from_millis(*pause);
+        let imports = far.join(&mut crowd, now).imports.map_or(0, |pieces| pieces.len());
+        far.arrived();
+        imports
+    });
+    granted.collect()
+}
+
+#[test]
+fn one_that_imports_quickly_is_given_more_and_one_that_is_slow_less() {
+    assert_eq!(imports(&[0, 100, 100, 100, 100]), [1, 2, 4, 8, 16]);
+    assert_eq!(imports(&[0, 100, 100, 700, 2000, 2000, 2000, 100]), [1, 2, 4, 4, 2, 1, 1, 2]);
+    let largest = (LARGEST / PIECE) as usize;
+    assert!(imports(&[100; 12]).iter().all(|pieces| *pieces <= largest));
+}
+
+#[test]
+fn the_next_import_is_granted_when_the_last_has_nearly_come() {
+    let now = Instant::now();
+    let mut crowd = crowd(64, now);
+    let (mut seed, mut far) = (Node::new(0, 64), Node::new(1, 64));
+    (seed.zone, far.zone, far.reach) = ("near", "far", Reach::No);
+    seed.held.insert_range(..);
+    seed.join(&mut crowd, now);
+    for pieces in [1, 2, 4] {
+        assert_eq!(far.join(&mut crowd, now).imports.map(|it| it.len()), Some(pieces));
+        if pieces < 4 {
+            far.arrived();
+        }
+    }
+    let first = far.fetching.ones().next().unwrap();
+    assert_eq!(far.join(&mut crowd, now).imports, None, "four are under way");
+    far.held.extend(far.fetching.ones().filter(|piece| *piece > first));
+    far.fetching = FixedBitSet::with_capacity(64);
+    far.fetching.insert(first);
+    assert!(far.join(&mut crowd, now).imports.is_some(), "one is");
+}
+
+#[test]
+fn one_that_imports_is_told_of_two_abroad_who_have_it_within_the_bound_of_an_answer() {
+    let now = Instant::now();
+    let mut crowd = crowd(8, now);
+    let mut seeds: Vec<_> = (0..20).map(|n| Node::new(n, 8)).collect();
+    for (n, seed) in seeds.iter_mut().enumerate() {
+        seed.zone = "near";
+        // Most have nothing yet.
+        if n >= 16 {
+            seed.held.insert_range(..);
+        }
+        seed.join(&mut crowd, now);
+    }
+    let mut natives: Vec<_> = (20..40).map(|n| Node::new(n, 8)).collect();
+    let mut importers = 0;
+    for native in &mut natives {
+        (native.zone, native.reach) = ("far", Reach::No);
+        let joined = native.join(&mut crowd, now);
+        assert!(
+            joined.neighbours.len() <= MAX_PROVIDERS,
+            "{} is refused by the one who asked",
+            joined.neighbours.len()
+        );
+        if joined.imports.is_some() {
+            importers += 1;
+            let known = &crowd.members[&native.addr].links;
+            assert!((16..20).filter(|n| known.contains(&addr(*n))).count() >= 2, "{known:?}");
+        }
+        assert_eq!(joined.neighbours.iter().collect::<BTreeSet<_>>().len(), joined.neighbours.len(), "each once");
+    }
+    assert_eq!(importers, 8, "each piece once");
+}
+
+#[test]
+fn while_only_one_zone_knows_how_fast_the_registry_is_another_takes_single_pieces() {
+    let now = Instant::now();
+    let mut crowd = crowd(64, now);
+    let (mut known, mut unknown) = (Node::new(0, 64), Node::new(1, 64));
+    (known.zone, unknown.zone) = ("a", "b");
+    assert_eq!(unknown.join(&mut crowd, now).lease.map(|lease| lease.len()), Some(8), "alone, all it likes");
+    known.reach = Reach::Ranges { rate: 10_000_000 };
+    assert_eq!(known.join(&mut crowd, now).lease.map(|lease| lease.len()), Some(1), "until the other one has shown it");
+    unknown.arrived();
+    unknown.reach = Reach::Ranges { rate: 9_000_000 };
+    unknown.join(&mut crowd, now);
+    known.arrived();
+    assert!(known.join(&mut crowd, now).lease.is_some_and(|lease| lease.len() > 1), "both are about as fast");
+}
+
 #[test]
 fn a_large_crowd_is_nearly_regular_and_is_mended() {
     let mut now = Instant::now();

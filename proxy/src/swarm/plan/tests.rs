@@ -63,6 +63,24 @@ fn another_zone_is_asked_only_for_imports_and_its_pieces_are_unseen() {
 }
 
 #[test]
+fn imports_that_nobody_there_has_are_given_up_and_those_asked_for_are_not() {
+    let now = Instant::now();
+    let mut plan = Plan::new(&set(10, []), 0..10, 1);
+    plan.import(0..4);
+    plan.set_peer(peer(0), &set(10, [0, 1]), false);
+    plan.set_peer(peer(1), &set(10, [3]), true);
+    assert_eq!(plan.imports(), 4);
+    assert_eq!(asked(&mut plan, now).len(), 3);
+    plan.set_peer(peer(0), &set(10, [1]), false);
+    plan.give_up_imports();
+    assert_eq!(plan.imports(), 3, "0 and 3 are asked for, 1 is to be had; nobody abroad has 2");
+    assert!(plan.unseen().contains(2), "another may import it");
+    plan.done(0, now);
+    plan.done(1, now);
+    assert_eq!(plan.imports(), 1);
+}
+
+#[test]
 fn what_is_leased_is_asked_of_nobody_until_the_lease_ends() {
     let now = Instant::now();
     let mut plan = Plan::new(&set(4, []), 0..4, 1);
