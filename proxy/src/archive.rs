@@ -1,4 +1,4 @@
-//! Images as files: OCI image layouts in a tar archive, as skopeo, podman, docker and ctr write and read them. What is read
+//! Images as files: OCI image layouts in a tar archive, as skopeo, podman and ctr write and read them. What is read
 //! here came from anywhere: nothing in it is believed before its sha256 agrees, and no path in it is ever written to.
 
 mod entries;
@@ -62,6 +62,13 @@ pub enum ArchiveError {
     /// It is no image layout.
     #[error("the archive is no OCI image layout: {0}; `skopeo copy … oci-archive:FILE` and `waylay export` write one")]
     NotLayout(String),
+    /// It is in Docker's own format, which keeps neither the registry's manifest nor its compressed layers.
+    #[error(
+        "the archive is one of `docker save` (before Docker 25) or `podman save`, whose layers are not those of the registry; \
+         where there is a network, `skopeo copy docker://IMAGE oci-archive:FILE:IMAGE` writes one that can be imported, and \
+         `podman save --format oci-archive` does, too"
+    )]
+    DockerFormat,
     /// A document in it cannot be read.
     #[error("{name} in the archive cannot be read: {why}")]
     Document {

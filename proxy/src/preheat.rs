@@ -44,8 +44,10 @@ const STEP: u64 = 1 << 20;
 const DEEPEST: usize = 4;
 /// A body that brings nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What a blob may be.
+const ANYTHING: &str = "*/*";
 /// The manifests that runtimes take.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
@@ -226,7 +228,7 @@ impl Puller {
 
     async fn manifest(&self, reference: &str) -> Result<(Digest, Vec<u8>, Option<String>), PreheatError> {
         let what = format!("manifests/{reference}");
-        let (answer, mut outcome) = self.ask(&what).await?;
+        let (answer, mut outcome) = self.ask(&what, MANIFESTS).await?;
         let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(str::to_owned);
         let (mut frames, mut body) = (answer.into_body().into_data_stream(), Vec::new());
@@ -245,7 +247,7 @@ impl Puller {
     }
 
     async fn blob(&self, digest: Digest) -> Result<(), PreheatError> {
-        let (answer, mut outcome) = self.ask(&format!("blobs/{digest}")).await?;
+        let (answer, mut outcome) = self.ask(&format!("blobs/{digest}"), ANYTHING).await?;
         let mut body = answer.into_body().into_data_stream();
         let (mut done, mut told) = (0, 0);
         loop {
@@ -272,10 +274,10 @@ impl Puller {
         self.tell(Progress::Blob { digest, store, peer, registry }).await
     }
 
-    /// GET of something in the repository, answered as a runtime would be.
-    async fn ask(&self, what: &str) -> Result<(Response<Body>, Outcome), PreheatError> {
+    /// GET of something in the repository, answered as a runtime would be that takes what `accept` says.
+    async fn ask(&self, what: &str, accept: &'static str) -> Result<(Response<Body>, Outcome), PreheatError> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(if what.starts_with('m') { ACCEPT } else { "*/*" }));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
         let (answer, outcome) = self.send(&format!("/v2/{}/{what}", self.name.repository), headers).await?;
         if answer.status() == StatusCode::OK {

@@ -48,6 +48,9 @@ impl Archive {
     /// When it is no image layout, or lacks anything that an image of it needs.
     pub fn open(path: &Path) -> Result<Self, ArchiveError> {
         let entries = Entries::list(path)?;
+        if entries.get("oci-layout").is_none() && entries.get("manifest.json").is_some() {
+            return Err(ArchiveError::DockerFormat);
+        }
         let mut archive = Self { entries, images: Vec::new() };
         let layout: OciLayout = archive.document("oci-layout", 4 << 10)?;
         if !layout.image_layout_version().starts_with("1.") {

@@ -186,8 +186,10 @@ fn other_kinds_of_file_are_told_from_layouts() {
     let path = dir.path().join("x");
     fs::File::create(&path).unwrap().write_all(&[0x1f, 0x8b, 8, 0].repeat(400)).unwrap();
     assert!(Archive::open(&path).err().unwrap().to_string().contains("no tar archive"));
-    let docker = [("manifest.json".to_owned(), b"[]".to_vec())];
-    assert!(refused(&docker).contains("no oci-layout"), "{}", refused(&docker));
+    let other = [("readme.txt".to_owned(), b"x".to_vec())];
+    assert!(refused(&other).contains("no oci-layout"), "{}", refused(&other));
+    let docker = [("manifest.json".to_owned(), b"[]".to_vec()), ("repositories".to_owned(), b"{}".to_vec())];
+    assert!(refused(&docker).contains("skopeo copy docker://IMAGE oci-archive:FILE:IMAGE"), "{}", refused(&docker));
 }
 
 #[test]

@@ -29,8 +29,9 @@ const NOBODY: &str = "192.0.2.1";
 /// What to read.
 #[derive(Debug, clap::Args)]
 pub(super) struct Import {
-    /// An OCI image layout in a tar archive: of `waylay export`, `skopeo copy … oci-archive:FILE`, `podman save --format
-    /// oci-archive`, `ctr images export` or `docker save`.
+    /// An OCI image layout in a tar archive, as these write it: `waylay export`, `skopeo copy … oci-archive:FILE:IMAGE`, `ctr
+    /// images export`, and `podman save --format oci-archive`, whose layers are packed anew: pulls by digest do not find
+    /// those. Not `docker save` before Docker 25.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The image's name, where the archive does not tell it.

@@ -54,7 +54,7 @@ impl Puller {
     pub(super) async fn log_in(&mut self, login: Option<&Login>) -> Result<(), PreheatError> {
         let path = format!("/v2/{}/manifests/{}", self.name.repository, self.name.reference);
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(super::ACCEPT));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(super::MANIFESTS));
         let head = Head { method: Method::HEAD, uri: path.parse().map_err(|_| challenge(&path))?, headers };
         let Ok(answer) = self.preheat.upstream.ask(&self.client.origin, &head).await else {
             // It is away: what is known may do.

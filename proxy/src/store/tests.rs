@@ -278,6 +278,70 @@ async fn the_oldest_goes_when_the_quota_is_full_and_readers_read_on() {
 }
 
 #[tokio::test]
+async fn collecting_takes_the_least_used_and_leaves_what_is_pinned_or_being_written() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(config(&dir)).unwrap();
+    let mut digests = Vec::new();
+    for seed in 1..=5 {
+        digests.push(put(&store, &content(seed, MIB)).await);
+        store.pin(&digests[digests.len() - 1], true).unwrap();
+    }
+    let [a, b, c, d, e] = digests[..] else { panic!("five blobs") };
+    let growing = content(6, MIB);
+    let f = Digest::of(&growing);
+    put_piece(&store.begin(&f, MIB).unwrap(), 0, &growing);
+    store.close().unwrap();
+    drop(store);
+
+    // Two too many, all but the unfinished one pinned: nothing could go when it was opened.
+    let store = Store::open(Config { quota: 4 * MIB, ..config(&dir) }).unwrap();
+    assert_eq!(store.bytes(), 6 * MIB);
+    let open = store.partial(&f).unwrap();
+    assert_eq!(store.collect(false).unwrap(), Collected { removed: Vec::new(), above: 2 * MIB });
+    for digest in [a, b, c] {
+        store.pin(&digest, false).unwrap();
+    }
+    let reader = store.get(&b).unwrap();
+    store.get(&a).unwrap();
+    let wanted = Collected { removed: vec![(c, MIB), (b, MIB)], above: 0 };
+    assert_eq!(store.collect(true).unwrap(), wanted);
+    assert_eq!((store.held().len(), store.bytes()), (5, 6 * MIB), "a rehearsal removes nothing");
+    assert_eq!(store.collect(false).unwrap(), wanted);
+    assert_eq!(store.collect(false).unwrap(), Collected::default());
+    let mut held = store.held();
+    held.sort();
+    let mut left = vec![a, d, e];
+    left.sort();
+    assert_eq!((held, store.bytes()), (left, 4 * MIB));
+    assert!(!dir.path().join("store/blobs/sha256").join(c.hex()).exists());
+    assert_eq!(read_all(&reader), content(2, MIB), "a reader reads on");
+    for index in open.missing(0..open.layout().count()) {
+        put_piece(&open, index, &growing);
+    }
+    open.stored().await.unwrap();
+    drop((store, reader, open));
+
+    let store = Store::open(Config { quota: MIB, ..config(&dir) }).unwrap();
+    let freed = store.collect(false).unwrap();
+    assert_eq!(freed.above, MIB, "two are pinned");
+    assert_eq!(freed.removed.len(), 2);
+    assert!([d, e].iter().all(|digest| store.get(digest).is_some()));
+}
+
+#[tokio::test]
+async fn collecting_frees_the_disk_to_its_watermark() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(config(&dir)).unwrap();
+    let digest = put(&store, &content(1, MIB)).await;
+    drop(store);
+    let wanted = 1 << 60;
+    let store = Store::open(Config { low_disk: wanted, ..config(&dir) }).unwrap();
+    let freed = store.collect(false).unwrap();
+    assert_eq!(freed.removed, [(digest, MIB)]);
+    assert!(freed.above > wanted / 2, "no disk is that large: {}", freed.above);
+}
+
+#[tokio::test]
 async fn a_begun_blob_reserves_its_room_and_is_not_evicted_while_open() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(Config { quota: 3 * MIB, ..config(&dir) }).unwrap();

@@ -193,6 +193,20 @@ impl Runtime {
         }
     }
 
+    /// Writes what was pulled as `reference` to the archive `file`, as an operator would who carries it elsewhere.
+    ///
+    /// # Errors
+    /// With the runtime's own words when it refuses.
+    pub async fn save(&self, reference: &str, file: &Path) -> Result<()> {
+        match self {
+            Self::Containerd(containerd, _) => containerd.save(reference, file).await,
+            Self::Docker(docker) => docker.save(reference, file).await,
+            Self::Podman(podman) => podman.save(reference, file).await,
+            Self::Skopeo(skopeo) => skopeo.save(reference, file).await,
+        }
+        .with_context(|| format!("writing {reference} to {}", file.display()))
+    }
+
     /// Throws the image away, as if it had never been pulled.
     ///
     /// # Errors

@@ -93,6 +93,28 @@ fn pitfall_04_catches_a_socket_made_before_its_process_was_moved() {
 }
 
 #[test]
+fn a_port_that_is_listed_while_it_runs_is_caught_from_then_on_and_no_longer_when_it_is_taken_off() {
+    const OTHER: &str = "198.51.100.7:5000";
+    in_world(|world: &World| {
+        let _registries = [world.server(REGISTRY), world.server(OTHER)];
+        let proxy = world.proxy();
+        let mut runtime = world.client("containerd");
+        assert_eq!(runtime.visit(at(OTHER)), "direct 198.51.100.7:5000");
+        assert!(runtime.visit(at(REGISTRY)).starts_with("proxy"));
+
+        proxy.intercept().set_ports(&[443, 5000].into()).expect("room for two");
+        let pid = runtime.pid();
+        assert_eq!(runtime.visit(at(OTHER)), format!("proxy dst={OTHER} pid={pid} comm=containerd"));
+        assert!(runtime.visit(at(REGISTRY)).starts_with("proxy"), "what was listed stays so");
+        assert_eq!(count(proxy.intercept(), Exit::Redirected), 4, "the trial and three visits");
+
+        proxy.intercept().set_ports(&[5000].into()).expect("room for one");
+        assert_eq!(runtime.visit(at(REGISTRY)), DIRECT);
+        assert!(runtime.visit(at(OTHER)).starts_with("proxy"));
+    });
+}
+
+#[test]
 fn a_trial_that_nobody_accepts_is_not_effective_until_somebody_does() {
     in_world(|world: &World| {
         let mut proxy = Proxy::start_paused(&world.config()).expect("attached");

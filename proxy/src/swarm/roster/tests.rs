@@ -395,3 +395,22 @@ fn at_rest_a_member_asks_once_a_second_and_has_nothing_to_tell() {
     assert_eq!(world.told, 0);
     assert!(world.start < world.now);
 }
+
+#[test]
+fn one_that_has_no_time_is_asked_later_and_is_never_thought_gone() {
+    let mut now = Instant::now();
+    let pace = Pace::default();
+    let mut roster = Roster::new(key(0), addr(0), 1, 1, "", pace, now);
+    roster.add(addr(1), false, now);
+    for _ in 0..10 {
+        assert_eq!(roster.tick(now), [Act::Greet(addr(1))]);
+        roster.put_off(addr(1), now);
+        assert_eq!(roster.tick(now + pace.retry / 2), [], "not before its time");
+        now += pace.retry;
+    }
+    assert_eq!(roster.standing(addr(1)), Some(Standing::Unasked));
+    for _ in 0..MISSES {
+        roster.silent(addr(1), now);
+    }
+    assert_eq!(roster.standing(addr(1)), Some(Standing::Gone), "silence is another thing");
+}

@@ -81,6 +81,12 @@ impl Containerd {
         finish(ctr).await.map(drop)
     }
 
+    pub(super) async fn save(&self, reference: &str, file: &Path) -> Result<()> {
+        let mut ctr = self.ctr();
+        ctr.args(["images", "export"]).arg(file).arg(reference);
+        finish(ctr).await.map(drop)
+    }
+
     pub(super) async fn forget(&self, reference: &str) -> Result<()> {
         cri::remove(&self.socket(), reference).await
     }

@@ -1,6 +1,6 @@
 //! dockerd with everything of its own and no network for containers, asked by `docker pull`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -57,6 +57,12 @@ impl Docker {
             docker.env("DOCKER_CONFIG", &self.home);
         }
         docker.args(["pull", reference]);
+        finish(docker).await.map(drop)
+    }
+
+    pub(super) async fn save(&self, reference: &str, file: &Path) -> Result<()> {
+        let mut docker = self.client();
+        docker.args(["save", "--output"]).arg(file).arg(reference);
         finish(docker).await.map(drop)
     }
 

@@ -1,6 +1,6 @@
 //! podman, which has no daemon: the command itself fetches, and re-reads its `certs.d` each time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -32,6 +32,12 @@ impl Podman {
             podman.args(["--creds", &login.pair()]);
         }
         podman.arg(reference);
+        finish(podman).await.map(drop)
+    }
+
+    pub(super) async fn save(&self, reference: &str, file: &Path) -> Result<()> {
+        let mut podman = self.command();
+        podman.args(["save", "--quiet", "--format", "oci-archive", "--output"]).arg(file).arg(reference);
         finish(podman).await.map(drop)
     }
 

@@ -1,6 +1,6 @@
 //! skopeo, which keeps what it fetched as plain files: the witness that can be hashed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -31,6 +31,14 @@ impl Skopeo {
             skopeo.args(["--src-creds", &login.pair()]);
         }
         skopeo.arg(format!("docker://{reference}")).arg(format!("dir:{}", self.home.join("image").display()));
+        finish(skopeo).await.map(drop)
+    }
+
+    /// From the registry: skopeo keeps nothing.
+    pub(super) async fn save(&self, reference: &str, file: &Path) -> Result<()> {
+        let mut skopeo = self.entry.command("skopeo");
+        skopeo.args(["copy", &format!("docker://{reference}")]);
+        skopeo.arg(format!("oci-archive:{}:{reference}", file.display()));
         finish(skopeo).await.map(drop)
     }
 
