@@ -32,7 +32,7 @@ mod tests;
 mod tracker;
 mod watch;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::task::JoinSet;
@@ -60,6 +60,9 @@ use crate::{
     oci::digest::Digest,
     store::{Store, piece::Statement},
 };
+
+/// A goodbye is a courtesy, and holds up the end of the daemon no longer than this.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How this node takes part.
 #[derive(Debug, Clone)]
@@ -231,11 +234,14 @@ impl Swarm {
         }
     }
 
-    /// Tells peers goodbye and closes the socket. Open requests, theirs and ours, end.
+    /// Tells peers goodbye and closes the socket, within twice [`GOODBYE`]. Open requests, theirs and ours, end.
     pub async fn close(&self) {
-        if let Some(net) = &self.inner.net {
-            net.watch.leave().await;
-            net.endpoint.close().await;
+        let Some(net) = &self.inner.net else { return };
+        if tokio::time::timeout(GOODBYE, net.watch.leave()).await.is_err() {
+            tracing::warn!("not everybody could be told that this node leaves; they will find out");
+        }
+        if tokio::time::timeout(GOODBYE, net.endpoint.close()).await.is_err() {
+            tracing::warn!("the connections to peers were not closed in time; they will find out");
         }
     }
 }
