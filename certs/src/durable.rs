@@ -7,7 +7,10 @@ use std::path::Path;
 
 /// Puts `content` at `path` with permissions `mode`, replacing what was there. After a crash the path holds the old
 /// content or the new one, and the content is never readable with wider permissions than `mode`.
-pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+///
+/// # Errors
+/// When the system refuses; the old content stays then.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Made 0600 by tempfile; the mode is widened only once the content is complete.
     let mut file = tempfile::Builder::new().prefix(".waylay-").tempfile_in(parent)?;

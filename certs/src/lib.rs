@@ -14,7 +14,7 @@ pub mod identity;
 pub mod manifest;
 
 pub mod cluster;
-mod durable;
+pub mod durable;
 pub mod moment;
 pub mod name;
 

@@ -2,6 +2,7 @@
 //! `images` as well; and where that is wanted, `/metrics` alone for collectors on other machines. It only passes on;
 //! deciding and doing are elsewhere.
 
+pub mod bypass;
 pub mod client;
 mod control;
 mod images;
@@ -34,7 +35,10 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use waylay_certs::RegistryName;
 
-use self::status::{Blob, Certificate, Peer, Reloaded, Status};
+use self::{
+    bypass::Destination,
+    status::{Blob, Bypassed, Certificate, Peer, Reloaded, Status, Switched},
+};
 use crate::{
     content::image::Held,
     lifecycle::Readiness,
@@ -148,7 +152,25 @@ pub trait View: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it could not be done or not be remembered.
-    fn switch(&self, off: bool) -> io::Result<()>;
+    fn switch(&self, wanted: Switched) -> io::Result<()>;
+    /// Destinations whose connections go directly.
+    fn bypass(&self) -> Vec<Bypassed>;
+    /// Sends new connections to a destination directly, until then (in seconds since 1970) or for good; a restart does not
+    /// change it. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When it could not be done or not be remembered.
+    fn add_bypass(&self, destination: Destination, until: Option<u64>) -> io::Result<Bypassed>;
+    /// Takes that back. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When it was not bypassed ([`io::ErrorKind::NotFound`]), or it could not be done or not be remembered.
+    fn remove_bypass(&self, destination: &Destination) -> io::Result<()>;
+    /// Tries the hooks now, with a connection of our own. Blocks for up to two seconds.
+    ///
+    /// # Errors
+    /// When it did not come back, with the reason.
+    fn prove(&self) -> io::Result<()>;
 }
 
 /// All listeners, bound.

@@ -1,5 +1,6 @@
 //! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
 
+mod bypass;
 mod members;
 mod registries;
 mod switch;
@@ -19,7 +20,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use waylay_certs::Identities;
 
-use self::{registries::Registries, switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
+use self::{bypass::Bypass, registries::Registries, switch::Switch, trust::ByEvidence, view::Desk, watch::Watcher};
 use crate::{
     accept::{self, Origin},
     admin::{Admin, View},
@@ -37,6 +38,7 @@ use crate::{
     store::{self, Store},
     swarm::Swarm,
     telemetry::Trace,
+    throttle::Throttle,
     tls::{Listing, Tls, Trust},
     upstream::{Resolver, Upstream},
 };
@@ -45,6 +47,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(60);
 /// How often interception is proven.
 const PROVE: Duration = Duration::from_secs(60);
+/// How late what was switched off for a time may come back.
+const DUE: Duration = Duration::from_secs(1);
 /// How long one proof may take.
 const PROOF: Duration = Duration::from_secs(2);
 /// How long looking up a redirect's host may take.
@@ -88,7 +92,7 @@ impl Core {
             Some(swarm) => Swarm::start(members::resolve(swarm)?, store.clone()).await?,
             None => Swarm::alone(),
         };
-        let upstream = Upstream::new(resolver);
+        let upstream = Upstream::new(resolver, Throttle::new(config.pull.registry_rate));
         let content = Content::new(store.clone(), swarm.clone(), upstream.clone(), metrics.clone(), trace.clone());
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
@@ -126,18 +130,25 @@ impl Core {
     pub fn view(&self, file: PathBuf, identities: Arc<Identities>) -> Arc<impl View + use<>> {
         let switch = Arc::new(Switch::new(None, self.config.state_dir.join("off")));
         let registries = Registries::new(self.config.clone(), file, identities, self.listing.clone(), None);
-        Arc::new(self.desk(None, switch, Journal::new(&self.config.state_dir), Arc::new(registries)))
+        let bypass = Arc::new(self.bypass(None));
+        Arc::new(self.desk(None, switch, bypass, Journal::new(&self.config.state_dir), Arc::new(registries)))
     }
 
     fn desk(
         &self,
         guard: Option<Arc<Intercept>>,
         switch: Arc<Switch>,
+        bypass: Arc<Bypass>,
         journal: Journal,
         registries: Arc<Registries>,
     ) -> Desk {
         let (config, started, core) = (self.config.clone(), SystemTime::now(), view::Parts::of(self));
-        Desk { config, started, core, guard, switch, journal, registries }
+        Desk { config, started, core, guard, switch, bypass, journal, registries }
+    }
+
+    fn bypass(&self, guard: Option<Arc<Intercept>>) -> Bypass {
+        let (file, configured) = (self.config.state_dir.join("bypass.json"), self.config.intercept.bypass.clone());
+        Bypass::new(guard, self.listing.clone(), file, configured)
     }
 
     /// Says goodbye to the peers and notes that the store was closed cleanly.
@@ -172,7 +183,8 @@ pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let remembering = journal.clone().keep(core.trace.follow());
     let listing = core.listing.clone();
     let registries = Arc::new(Registries::new(config.clone(), file, identities, listing, Some(guard.clone())));
-    let desk = Arc::new(core.desk(Some(guard.clone()), switch.clone(), journal, registries.clone()));
+    let bypass = Arc::new(core.bypass(Some(guard.clone())));
+    let desk = Arc::new(core.desk(Some(guard.clone()), switch.clone(), bypass.clone(), journal, registries.clone()));
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
     let origin = guard.origin();
@@ -182,11 +194,11 @@ pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
         peers = config.swarm.is_some(),
         "started"
     );
-    let proving = prove(guard.clone(), switch, core.metrics.clone(), starting);
+    let proving = prove(guard.clone(), switch.clone(), core.metrics.clone(), starting);
     let publishing = registries.republish();
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
-        () = async { tokio::join!(desk, proving, publishing, remembering, stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
+        () = async { tokio::join!(desk, proving, publishing, remembering, come_back(switch, bypass), stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
     };
     if let Some(stand_in) = stand_in {
         stand_in.goodbye();
@@ -296,8 +308,21 @@ async fn prove(guard: Arc<Intercept>, switch: Arc<Switch>, metrics: Arc<Metrics>
     }
 }
 
-fn manifest_path(config: &Config) -> PathBuf {
-    config.state_dir.join("manifest.json")
+/// Ends what the operator wanted for a time only. By the clock on the wall, which goes on while the machine sleeps.
+async fn come_back(switch: Arc<Switch>, bypass: Arc<Bypass>) {
+    let mut every = tokio::time::interval(DUE);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let (switch, bypass) = (switch.clone(), bypass.clone());
+        let ended = tokio::task::spawn_blocking(move || {
+            switch.end_if_due();
+            bypass.end_what_is_due();
+        });
+        if ended.await.is_err() {
+            return;
+        }
+    }
 }
 
 fn system_roots() -> Vec<rustls::pki_types::CertificateDer<'static>> {

@@ -1,6 +1,7 @@
 //! The command line: arguments here, one file per subcommand below.
 
 mod blobs;
+mod bypass;
 mod cert;
 mod check;
 mod config;
@@ -8,6 +9,8 @@ mod doctor;
 mod explain;
 mod export;
 mod generate;
+#[cfg(test)]
+mod golden;
 mod import;
 mod install;
 mod peers;
@@ -63,10 +66,13 @@ enum Command {
     Status(Ask),
     /// Look for what is wrong on this node, and say how to mend it.
     Doctor(doctor::Doctor),
-    /// Let all pulls go directly, at once and until `waylay on`.
-    Off(Ask),
+    /// Let all pulls go directly, at once, also after a restart, until `waylay on` or for a time.
+    Off(switch::Off),
     /// Intercept again after `waylay off`.
     On(Ask),
+    /// Leave single destinations alone, at once, also after a restart.
+    #[command(subcommand)]
+    Bypass(bypass::Bypass),
     /// Show the other members and whether they answer.
     Peers(Ask),
     /// Look at what the store holds, and say what of it is to stay.
@@ -148,8 +154,9 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Command::Uninstall(uninstall) => uninstall.run(),
         Command::Status(ask) => status::status(&ask.socket, ask.json),
         Command::Doctor(doctor) => doctor.run(),
-        Command::Off(ask) => switch::switch(&ask.socket, ask.json, true),
-        Command::On(ask) => switch::switch(&ask.socket, ask.json, false),
+        Command::Off(off) => off.run(),
+        Command::On(ask) => switch::on(&ask),
+        Command::Bypass(bypass) => bypass.run(),
         Command::Peers(ask) => peers::peers(&ask.socket, ask.json),
         Command::Blobs(blobs) => blobs.run(),
         Command::Pull(pull) => pull.run(),

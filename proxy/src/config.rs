@@ -98,6 +98,9 @@ pub struct Pull {
     pub offline_grace: Duration,
     /// Whether a tag is asked for by HEAD, and its manifest only where nobody near has it.
     pub spare_gets: bool,
+    /// Bytes per second that this node's store takes from registries at most; `None` is no limit.
+    #[serde(serialize_with = "rate", skip_serializing_if = "Option::is_none")]
+    pub registry_rate: Option<u64>,
 }
 
 /// The peer network.
@@ -111,6 +114,12 @@ pub struct Swarm {
     pub members: Vec<Member>,
     /// The zone that this node is in; empty without zones.
     pub zone: String,
+    /// Bytes per second of pieces given to other members at most; `None` is no limit.
+    #[serde(serialize_with = "rate", skip_serializing_if = "Option::is_none")]
+    pub upload_rate: Option<u64>,
+    /// Bytes per second of pieces taken from other members at most; `None` is no limit.
+    #[serde(serialize_with = "rate", skip_serializing_if = "Option::is_none")]
+    pub download_rate: Option<u64>,
 }
 
 /// Where other members are.
@@ -172,6 +181,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Where the record of every file is that was put elsewhere on this node.
+    pub fn manifest(&self) -> PathBuf {
+        self.state_dir.join("manifest.json")
+    }
+}
+
 impl Serialize for Member {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -183,6 +199,13 @@ impl Serialize for Member {
 
 fn names<S: Serializer>(names: &[RegistryName], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(names.iter().map(ToString::to_string))
+}
+
+fn rate<S: Serializer>(rate: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match rate {
+        Some(rate) => bytes(rate, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// As a number: exact, and understood when read back.

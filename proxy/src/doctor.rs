@@ -3,6 +3,7 @@
 
 mod daemon;
 mod machine;
+mod network;
 mod trust;
 
 use std::path::Path;
@@ -67,16 +68,23 @@ pub fn examine(host: &Host, config: &Path) -> Vec<Check> {
     let mut checks = vec![Check::pass("configuration", format!("{} registries listed", config.registries.len()))];
     let runtimes = runtimes::found(host);
     checks.extend(machine::kernel());
-    checks.extend(daemon::checks(&config));
+    let asked = daemon::ask(&config);
+    checks.extend(daemon::checks(&asked));
+    checks.push(trust::secrets(&config));
     checks.extend(trust::certificates(&config));
+    checks.extend(trust::published(&config));
     checks.extend(trust::runtimes(&config, &runtimes));
     checks.extend(machine::proxies(&runtimes));
     checks.extend(machine::mirrors(host, &config));
-    checks.push(machine::unlisted(&config, &registries::found(host)));
+    let mut found = registries::found(host);
+    let (passed, members) = asked.map(daemon::Said::seen).unwrap_or_default();
+    found.extend(passed);
+    checks.push(machine::unlisted(&config, &found));
     checks.push(machine::disk(&config));
     checks.extend(machine::clock(host));
-    if config.swarm.is_some() {
-        checks.extend(machine::buffers(host));
+    if let Some(swarm) = &config.swarm {
+        checks.extend(network::buffers(host));
+        checks.extend(network::mtu(swarm.listen.ip(), &members));
     }
     checks
 }

@@ -15,7 +15,7 @@ mod settings;
 pub mod targets;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     io,
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -107,6 +107,7 @@ pub struct Intercept {
     heartbeat: Mutex<Array<MapData, u64>>,
     processes: Mutex<HashMap<MapData, u32, u8>>,
     ports: Mutex<HashMap<MapData, u16, u8>>,
+    bypass: Mutex<HashMap<MapData, Endpoint, u8>>,
     counters: PerCpuArray<MapData, u64>,
     caught: OwnedFd,
     cgroup: PathBuf,
@@ -148,6 +149,7 @@ impl Intercept {
             processes: Mutex::new(HashMap::try_from(object::map(ebpf, map::PROCESSES)?)?),
             counters: PerCpuArray::try_from(object::map(ebpf, map::COUNTERS)?)?,
             ports,
+            bypass: Mutex::new(bypass),
             caught,
             cgroup,
             _programs: object::attach(loaded.ebpf, &directory)?,
@@ -209,6 +211,20 @@ impl Intercept {
         }
         let listed: Vec<u16> = ports.keys().collect::<Result<_, _>>()?;
         listed.iter().filter(|port| !wanted.contains(port)).try_for_each(|port| ports.remove(port))
+    }
+
+    /// Leaves new connections to these destinations alone, and to no others.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel refuses; some of the change may be made then.
+    pub fn set_bypass(&self, wanted: &HashSet<SocketAddr>) -> Result<(), MapError> {
+        let wanted: HashSet<Endpoint> = wanted.iter().map(|destination| Endpoint::from(*destination)).collect();
+        let mut bypass = lock(&self.bypass);
+        for destination in &wanted {
+            bypass.insert(destination, 1, 0)?;
+        }
+        let there: Vec<Endpoint> = bypass.keys().collect::<Result<_, _>>()?;
+        there.iter().filter(|one| !wanted.contains(one)).try_for_each(|one| bypass.remove(one))
     }
 
     /// Catches this process's connections whatever its name is. `pid` is the number in the initial pid namespace, or in

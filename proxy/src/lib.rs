@@ -30,6 +30,7 @@ pub mod upstream;
 pub mod dial;
 // -- ground
 pub mod oci;
+pub mod throttle;
 pub mod fault;
 pub mod metrics;
 pub mod journal;

@@ -17,6 +17,7 @@ mod blob;
 mod cached;
 mod collect;
 mod directory;
+mod disk;
 mod error;
 mod evict;
 mod hash;
@@ -29,7 +30,6 @@ pub mod piece;
 mod tests;
 
 use std::{
-    fs,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -272,7 +272,9 @@ impl Store {
     /// next start is in the same boot. Call it last.
     pub fn close(&self) -> Result<(), StoreError> {
         let path = self.directory.paths.clean();
-        fs::write(&path, &self.directory.boot).map_err(StoreError::io("write", &path))
+        disk::DiskFile::create(&path)
+            .and_then(|file| file.write_all_at(self.directory.boot.as_bytes(), 0))
+            .map_err(StoreError::io("write", &path))
     }
 
     fn change(&self, digest: &Digest, durable: bool, change: impl FnOnce(&mut Info) -> bool) -> Result<(), StoreError> {
@@ -281,7 +283,8 @@ impl Store {
         let mut info = self.directory.read_info(digest, entry.size, entry.pinned);
         if change(&mut info) {
             let path = self.directory.paths.info(digest);
-            info.write(&path, durable).map_err(StoreError::io("write", &path))?;
+            // That it is pinned outlasts a power failure, whatever else is written beside it.
+            info.write(&path, durable || info.pinned).map_err(StoreError::io("write", &path))?;
         }
         Ok(())
     }

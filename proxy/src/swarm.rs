@@ -59,6 +59,7 @@ pub use self::{
 use crate::{
     oci::digest::Digest,
     store::{Store, piece::Statement},
+    throttle::Throttle,
 };
 
 /// A goodbye is a courtesy, and holds up the end of the daemon no longer than this.
@@ -79,6 +80,10 @@ pub struct Config {
     pub members: Vec<SocketAddr>,
     /// Names whose addresses are members too.
     pub names: Vec<Name>,
+    /// Bytes per second of pieces given to other members at most.
+    pub upload: Option<u64>,
+    /// Bytes per second of pieces taken from other members at most.
+    pub download: Option<u64>,
     /// How fast members look after one another.
     pub pace: Pace,
 }
@@ -145,14 +150,15 @@ impl Swarm {
             return Err(StartError::Unspecified(me));
         }
         let key = secret.node_key(me);
-        let Config { zone, secrets, members: fixed, names, pace, .. } = config;
+        let Config { zone, secrets, members: fixed, names, upload, download, pace, .. } = config;
         let members = Members::new(me, key.clone(), &zone, secrets, &fixed, pace);
         let endpoint = endpoint::bind(listen, key.clone(), &members).await?;
         let (gossip, heard) = Gossip::start(endpoint.clone(), &members).await?;
         let tally = Arc::<Tally>::default();
-        let pool = Pool::new(endpoint.clone(), members.clone(), tally.clone());
+        let pool = Pool::new(endpoint.clone(), members.clone(), tally.clone(), Throttle::new(download));
         let control = Arc::new(Control { members: members.clone(), pool: pool.clone(), tally });
-        let exchange = Arc::new(Exchange::new(store, members.clone(), Herald::default(), control.clone()));
+        let exchange =
+            Arc::new(Exchange::new(store, members.clone(), Herald::default(), control.clone(), Throttle::new(upload)));
         let watch = Watch::new(control, gossip.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(exchange.clone().serve(endpoint.clone(), gossip.clone()));

@@ -192,6 +192,9 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         if !self.listing.now().tls.contains(&name) {
             return splice(Reason::Unlisted, raw);
         }
+        if self.listing.is_bypassed(&name) {
+            return splice(Reason::Bypassed, raw);
+        }
         if !alpn.is_empty() && !alpn.iter().any(|offer| identity::PROTOCOLS.contains(&offer.as_slice())) {
             return splice(Reason::OtherProtocol, raw);
         }
@@ -246,6 +249,9 @@ impl<T: Trust, S: Serve> Tls<T, S> {
         outcome.host = Some(name.host.clone());
         if !self.listing.now().plain.contains(&name) {
             return (Reason::Unlisted, Path::Splice { raw });
+        }
+        if self.listing.is_bypassed(&name) {
+            return (Reason::Bypassed, Path::Splice { raw });
         }
         let (program, admitted) =
             self.ask_trust(caught, &name, |trust, caught, name| trust.admits_plain(caught, name)).await;

@@ -20,6 +20,7 @@ use rustls::RootCertStore;
 use crate::{
     dial::OrigDst,
     fault::{Fault, Side, What},
+    throttle::Throttle,
 };
 
 pub use connect::{Connected, Verified, connect};
@@ -90,13 +91,19 @@ pub type Resolver = Arc<dyn Fn(&str, u16) -> Pin<Box<dyn Future<Output = Option<
 pub struct Upstream {
     origins: moka::sync::Cache<origin::Key, Arc<Origin>>,
     resolver: Resolver,
+    rate: Throttle,
 }
 
 impl Upstream {
-    /// Nothing in use yet; hosts of redirects are looked up by `resolver`.
-    pub fn new(resolver: Resolver) -> Self {
+    /// Nothing in use yet; hosts of redirects are looked up by `resolver`, and blobs that the store takes in come at `rate`.
+    pub fn new(resolver: Resolver, rate: Throttle) -> Self {
         let origins = moka::sync::Cache::builder().max_capacity(1024).time_to_idle(ORIGIN_IDLE).build();
-        Self { origins, resolver }
+        Self { origins, resolver, rate }
+    }
+
+    /// What limits how fast blobs come into the store.
+    pub fn rate(&self) -> &Throttle {
+        &self.rate
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {

@@ -9,8 +9,12 @@
 pub mod bench;
 pub mod demo;
 pub mod fleet;
+#[cfg(test)]
+mod fuzz;
+pub mod golden;
 pub mod image;
 pub mod machine;
 pub mod privilege;
+pub mod saw;
 pub mod scripted;
 pub mod wait;

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 pub use self::base::{PACKAGES, minimal};
 pub use self::pod::{Manifest, Pod};
 pub use self::tree::Tree;
+pub use crate::fleet::Said;
 use crate::fleet::cgroup::Cgroup;
 use crate::fleet::namespace::Namespace;
 use crate::fleet::network::{Link, address};
@@ -52,17 +53,6 @@ pub struct Machine {
     name: String,
     address: Ipv4Addr,
     root: PathBuf,
-}
-
-/// What a command said, however it ended.
-#[derive(Debug)]
-pub struct Said {
-    /// Its exit status; -1 when a signal ended it.
-    pub status: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
 }
 
 impl Machine {
@@ -170,8 +160,7 @@ impl Machine {
             child.wait_with_output().await.context("cannot wait for it")
         };
         let output = timeout(COMMAND, run).await.with_context(|| format!("{script}: not within {COMMAND:?}"))??;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said { status: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) })
+        Ok(Said::of(&output))
     }
 
     /// The same, for what must succeed; returns its standard output.

@@ -13,21 +13,57 @@ use waylay_tests::wait::eventually;
 
 #[tokio::test]
 async fn containerd_survives_the_daemon_killed_during_a_pull() -> Result<()> {
-    killed_during_a_pull(Kind::Containerd).await
+    ended_during_a_pull(Kind::Containerd, End::Killed).await
 }
 
 #[tokio::test]
 async fn dockerd_survives_the_daemon_killed_during_a_pull() -> Result<()> {
-    killed_during_a_pull(Kind::Docker).await
+    ended_during_a_pull(Kind::Docker, End::Killed).await
 }
 
 #[tokio::test]
 async fn podman_survives_the_daemon_killed_during_a_pull() -> Result<()> {
-    killed_during_a_pull(Kind::Podman).await
+    ended_during_a_pull(Kind::Podman, End::Killed).await
 }
 
-async fn killed_during_a_pull(kind: Kind) -> Result<()> {
-    if !needed(&format!("killed_during_a_pull({kind})")) {
+#[tokio::test]
+async fn containerd_survives_a_daemon_that_stands_still_in_a_body() -> Result<()> {
+    ended_during_a_pull(Kind::Containerd, End::Stuck).await
+}
+
+#[tokio::test]
+async fn dockerd_survives_a_daemon_that_stands_still_in_a_body() -> Result<()> {
+    ended_during_a_pull(Kind::Docker, End::Stuck).await
+}
+
+#[tokio::test]
+async fn podman_survives_a_daemon_that_stands_still_in_a_body() -> Result<()> {
+    ended_during_a_pull(Kind::Podman, End::Stuck).await
+}
+
+#[tokio::test]
+async fn an_upgrade_in_the_middle_of_a_pull_fails_none() -> Result<()> {
+    for kind in Kind::THREE {
+        ended_during_a_pull(kind, End::Upgraded).await.with_context(|| kind.label())?;
+    }
+    Ok(())
+}
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Killed,
+    /// It stands still, as in a deadlock, until the watchdog kills it.
+    Stuck,
+    /// `systemctl restart`: it ends what it has accepted while new connections go directly, and the next one starts.
+    Upgraded,
+}
+
+/// The unit's `WatchdogSec`.
+const WATCHDOG: Duration = Duration::from_secs(10);
+
+async fn ended_during_a_pull(kind: Kind, end: End) -> Result<()> {
+    if !needed(&format!("ended_during_a_pull({kind}, {end:?})")) {
         return Ok(());
     }
     let (large, small) = (image::LARGE.image()?, image::SMALL.image()?);
@@ -53,7 +89,19 @@ async fn killed_during_a_pull(kind: Kind) -> Result<()> {
             Ok((node.traffic()?.since(before).received > large.bytes() / 3).then_some(()))
         })
         .await?;
-        daemon.kill();
+        match end {
+            End::Killed => daemon.kill(),
+            End::Stuck => {
+                daemon.freeze()?;
+                // The watchdog bites by the passing of time alone.
+                tokio::time::sleep(WATCHDOG).await;
+                daemon.kill();
+            }
+            End::Upgraded => {
+                daemon.stop()?;
+                daemon.restart().await?;
+            }
+        }
         anyhow::Ok(())
     });
 
@@ -61,14 +109,16 @@ async fn killed_during_a_pull(kind: Kind) -> Result<()> {
     match pulled {
         // A request that the dying daemon had not begun to answer fails the whole call: containerd resumes bodies only, and
         // leaves the rest to the kubelet, which calls again.
-        Err(error) if kind == Kind::Containerd => {
+        Err(error) if kind == Kind::Containerd && !matches!(end, End::Upgraded) => {
             eprintln!("the kubelet had to call again: {error:#}");
             runtime.pull(&big).await.context("the kubelet's second call")?;
         }
         pulled => drop(pulled.context("the pull that the daemon died in")?),
     }
     runtime.holds(&large, &big).await?;
-    daemon.restart().await?;
+    if !matches!(end, End::Upgraded) {
+        daemon.restart().await?;
+    }
     assert_eq!(
         daemon.counters().await?.sum("waylay_intercept_effective", &[]),
         1,

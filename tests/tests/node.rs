@@ -2,7 +2,8 @@
 //! distribution with their own units, and nothing in their configuration names waylay.
 
 use anyhow::{Context, Result, ensure};
-use waylay_tests::fleet::Fleet;
+use waylay_tests::fleet::{Fleet, Said};
+use waylay_tests::golden::{self, Masks};
 use waylay_tests::image::{self, Image};
 use waylay_tests::machine::Machine;
 use waylay_tests::privilege::needed_for_machines;
@@ -82,6 +83,7 @@ async fn two_lines_install_two_machines_and_the_second_takes_its_layers_from_the
 
     let said = one.sh(INSTALL).await?;
     ensure!(said.contains("intercepts this node's pulls") && said.contains("install.sh --join -"), "{said}");
+    shown("install", INSTALL, &said, &one)?;
     ensure!(!said.contains("waylay1-"), "the token is shown:\n{said}");
     let token = one.sh("cat /etc/waylay/token").await?;
     let said = two.sh_with(JOIN, &token).await?;
@@ -105,6 +107,7 @@ async fn two_lines_install_two_machines_and_the_second_takes_its_layers_from_the
     for (machine, before) in [(&one, &before.0), (&two, &before.1)] {
         let said = machine.sh("waylay uninstall --yes").await?;
         ensure!(said.contains("waylay is off this node"), "{said}");
+        shown("uninstall", "waylay uninstall --yes", &said, machine)?;
         ensure!(!said.contains("left as it is"), "{said}");
         let changes = before.changes(&machine.tree()?);
         ensure!(changes.is_empty(), "uninstalling left changes:\n{}", changes.join("\n"));
@@ -115,6 +118,14 @@ async fn two_lines_install_two_machines_and_the_second_takes_its_layers_from_the
         ensure!(fleet.registry().blob_bytes()? - before >= whole, "docker did not pull from the registry");
     }
     fleet.passed()
+}
+
+/// What a command printed is what its golden file shows, the same on each machine.
+fn shown(name: &str, line: &str, out: &str, machine: &Machine) -> Result<()> {
+    let masks =
+        Masks::usual()?.and(&machine.address().to_string(), "ADDRESS").and(env!("CARGO_PKG_VERSION"), "VERSION");
+    let said = Said { status: 0, out: out.to_owned(), err: String::new() };
+    golden::same(name, &golden::session(line, &said, &masks))
 }
 
 /// Pulls on both machines; the second may take nothing from the registry, though it starts with an empty store.
@@ -154,6 +165,7 @@ async fn a_rehearsal_changes_nothing_and_a_wrong_sum_is_refused() -> Result<()> 
 
     let said = machine.sh(&format!("{INSTALL} --dry-run")).await?;
     ensure!(said.contains("write /etc/waylay/config.toml") && said.contains("Nothing was changed"), "{said}");
+    shown("install-dry-run", &format!("{INSTALL} --dry-run"), &said, &machine)?;
     let refused = machine.try_sh(&format!("{INSTALL} --sha256 {}", "0".repeat(64)), "").await?;
     ensure!(refused.status == 1 && refused.err.contains("it is damaged, or not what you want"), "{refused:?}");
     let refused = machine.try_sh(&INSTALL.replace("--yes", ""), "").await?;
@@ -193,6 +205,44 @@ async fn an_operator_switches_it_off_and_on_without_a_restart() -> Result<()> {
     let before = fleet.registry().blob_bytes()?;
     Way::Podman.pull(&machine).await?;
     ensure!(fleet.registry().blob_bytes()? == before, "the registry answered though waylay is on");
+    fleet.passed()
+}
+
+#[tokio::test]
+async fn doctor_sees_what_a_runtime_was_started_with() -> Result<()> {
+    if !needed_for_machines("doctor_sees_what_a_runtime_was_started_with") {
+        return Ok(());
+    }
+    let fleet = Fleet::of(0).start().await?;
+    let machine = Machine::boot(&fleet, "one", 21).await?;
+    machine.download()?;
+    machine.sh(INSTALL).await?;
+    const DROP_IN: &str = "/etc/systemd/system/containerd.service.d/zz-planted.conf";
+    let restart = "systemctl daemon-reload && systemctl restart containerd";
+    let clean = "containerd.service trusts us for all";
+    let told = machine.sh("waylay doctor").await?;
+    ensure!(told.contains(clean) && told.contains("pass  proxies"), "{told}");
+
+    for (variable, told, mended_by) in [
+        (
+            "HTTPS_PROXY=http://user:s3cret@proxy.test:3128",
+            "WARN  proxies        containerd.service pulls through the proxy proxy.test:3128",
+            "add the registries to NO_PROXY of containerd.service",
+        ),
+        (
+            "SSL_CERT_DIR=/etc/ssl/certs",
+            "WARN  trust          containerd.service does not know our certificate for",
+            "`systemctl restart containerd.service`",
+        ),
+    ] {
+        machine.sh(&format!("printf '[Service]\\nEnvironment={variable}\\n' > {DROP_IN} && {restart}")).await?;
+        let said = machine.try_sh("waylay doctor", "").await?;
+        ensure!(said.status == 0 && said.out.contains(told) && said.out.contains(mended_by), "{variable}: {said:?}");
+        ensure!(!said.out.contains("s3cret"), "{said:?}");
+        machine.sh(&format!("rm {DROP_IN} && {restart}")).await?;
+        let told = machine.sh("waylay doctor").await?;
+        ensure!(told.contains(clean) && told.contains("pass  proxies"), "{variable} mended: {told}");
+    }
     fleet.passed()
 }
 

@@ -26,7 +26,7 @@ const fn daemon(name: &'static str, why: &'static str, units: &'static [&'static
     Package { name, why, units }
 }
 
-const PACKAGES: [Package; 28] = [
+const PACKAGES: [Package; 29] = [
     package("gcc", "links programs, compiles the C parts of TLS and zstd"),
     package("g++", "brings the C++ library that bpf-linker is linked with"),
     package("pkg-config", "finds the libraries to link"),
@@ -50,6 +50,7 @@ const PACKAGES: [Package; 28] = [
     ),
     package("systemd-container", "boots those machines (systemd-nspawn)"),
     package("iproute2", "makes the tests' networks"),
+    package("bpftool", "takes a hook away in the tests of `waylay doctor`"),
     package("golang-go", "a client of Go's own TLS in the tests of certificates"),
     package("openssl", "a client in the tests of certificates"),
     package("curl", "a client in the tests"),
@@ -58,6 +59,12 @@ const PACKAGES: [Package; 28] = [
     package("python3-venv", "holds the checker of the Kubernetes manifests"),
     package("unzip", "unpacks Helm, which renders them"),
     package("git", "the checks read the list of files from it"),
+];
+
+/// What only the emulated kernel needs.
+const EMULATOR: [Package; 2] = [
+    package("qemu-system-x86", "boots Debian's kernel for the kernel-6.1 tier"),
+    package("cpio", "packs what that kernel finds in its memory"),
 ];
 
 /// The version that the kernel program is built with.
@@ -75,15 +82,13 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
     if !is_debian() {
         bail!("{}", by_hand());
     }
-    let missing = missing_packages()?;
+    let missing = missing(&PACKAGES)?;
     let linker = !has_bpf_linker();
     if missing.is_empty() && !linker {
         eprintln!("setup: everything is there");
         return Ok(());
     }
-    for package in &missing {
-        eprintln!("setup: {} is missing: {}", package.name, package.why);
-    }
+    tell(&missing);
     if linker {
         eprintln!("setup: bpf-linker is missing: it links the kernel program (built from source, 2 minutes)");
     }
@@ -126,14 +131,30 @@ fn by_hand() -> String {
     text + "For the kernel program elsewhere: rustup's nightly with rust-src, and `cargo install bpf-linker`."
 }
 
-fn missing_packages() -> Result<Vec<&'static Package>> {
+/// Installs what the emulated kernel needs.
+pub(crate) fn ensure_emulator() -> Result<()> {
+    if !is_debian() {
+        bail!("this is not Debian, whose kernel is to be got");
+    }
+    let missing = missing(&EMULATOR)?;
+    tell(&missing);
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
+fn tell(missing: &[&Package]) {
+    for package in missing {
+        eprintln!("setup: {} is missing: {}", package.name, package.why);
+    }
+}
+
+fn missing(packages: &'static [Package]) -> Result<Vec<&'static Package>> {
     let mut query = vec!["--show", "--showformat=${Package} ${db:Status-Status}\\n"];
-    query.extend(PACKAGES.iter().map(|package| package.name));
+    query.extend(packages.iter().map(|package| package.name));
     // It fails when it does not know one of them, and still tells about the others.
     let told = output(&mut command("dpkg-query", &query))?;
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     let installed = |name: &str| told.lines().any(|line| line == format!("{name} installed"));
-    Ok(PACKAGES.iter().filter(|package| !installed(package.name)).collect())
+    Ok(packages.iter().filter(|package| !installed(package.name)).collect())
 }
 
 fn has_bpf_linker() -> bool {

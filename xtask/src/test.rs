@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::run::{cargo, run, workspace};
-use crate::setup;
+use crate::{emulated, faults, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -32,9 +32,15 @@ enum Tier {
     Fleet,
     /// Booted Debian machines with real units and the real installer; needs what the fleet needs
     Node,
+    /// A selection of the others: each fault that must not cost a pull, and what the client saw; only when asked for
+    Faults,
+    /// The kernel tier on Debian 12's own kernel, emulated; only when asked for
+    #[value(name = "kernel-6.1")]
+    Kernel61,
 }
 
 impl Tier {
+    /// Each test once: what the faults select is among these.
     const ALL: [Tier; 5] = [Tier::Unit, Tier::Proxy, Tier::Kernel, Tier::Fleet, Tier::Node];
 
     fn name(self) -> &'static str {
@@ -44,13 +50,15 @@ impl Tier {
             Tier::Kernel => "kernel",
             Tier::Fleet => "fleet",
             Tier::Node => "node",
+            Tier::Faults => "faults",
+            Tier::Kernel61 => "kernel-6.1",
         }
     }
 
     /// How the names of its test targets begin.
     fn prefixes(self) -> &'static [&'static str] {
         match self {
-            Tier::Unit => &[],
+            Tier::Unit | Tier::Faults | Tier::Kernel61 => &[],
             Tier::Proxy => &["proxy", "trust"],
             Tier::Kernel => &["kernel"],
             Tier::Fleet => &["fleet"],
@@ -74,6 +82,11 @@ struct Row {
 pub(crate) fn run_command(args: &Args) -> Result<()> {
     if !args.no_setup {
         setup::ensure()?;
+    }
+    match args.tier {
+        Some(Tier::Faults) => return faults::run_tier(),
+        Some(Tier::Kernel61) => return emulated::run_tier(),
+        _ => {}
     }
     let targets = targets()?;
     let tiers = args.tier.map_or(Tier::ALL.to_vec(), |tier| vec![tier]);

@@ -21,7 +21,7 @@ use crate::upstream::{Body, BoxError};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no waylay daemon answers on {}; is it running? `waylay run` starts it", path.display())]
+    #[error("no waylay daemon answers on {}; is it running? `systemctl status waylay` tells", path.display())]
     NotRunning {
         /// The socket.
         path: PathBuf,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{
     Reply, View,
+    bypass::{self, Destination},
     status::{Freed, Removed, Switched, Verified},
     text,
 };
@@ -29,6 +30,12 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
     if let (&Method::POST, Some(host)) = (method, path.strip_prefix("/certificates/")) {
         return Some(or_failed(view.rotate(Some(host))));
     }
+    if let (&Method::POST, Some(seconds)) = (method, path.strip_prefix("/off/")) {
+        return Some(or_failed(until(seconds).and_then(|until| switch(view, true, Some(until)))));
+    }
+    if let Some(rest) = path.strip_prefix("/bypass/") {
+        return Some(bypass(view, method, rest)?.unwrap_or_else(|error| failed(&error)));
+    }
     Some(match (method, path) {
         (&Method::GET, "/status") => json(&view.status()),
         (&Method::GET, "/peers") => json(&view.peers()),
@@ -42,8 +49,10 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
         (&Method::POST, "/certificates") => or_failed(view.rotate(None)),
         (&Method::GET, "/gc") => collect(view, true),
         (&Method::POST, "/gc") => collect(view, false),
-        (&Method::POST, "/off") => switch(view, true),
-        (&Method::POST, "/on") => switch(view, false),
+        (&Method::POST, "/off") => or_failed(switch(view, true, None)),
+        (&Method::POST, "/on") => or_failed(switch(view, false, None)),
+        (&Method::GET, "/bypass") => json(&view.bypass()),
+        (&Method::POST, "/prove") => or_failed(view.prove()),
         _ => return None,
     })
 }
@@ -80,11 +89,38 @@ fn collect<V: View>(view: &V, dry_run: bool) -> Reply {
     }
 }
 
-fn switch<V: View>(view: &V, off: bool) -> Reply {
-    match view.switch(off) {
-        Ok(()) => json(&Switched { off }),
-        Err(error) => failed(&error),
-    }
+fn switch<V: View>(view: &V, off: bool, until: Option<u64>) -> io::Result<Switched> {
+    let wanted = Switched { off, until };
+    view.switch(wanted).map(|()| wanted)
+}
+
+/// `DESTINATION` or `DESTINATION/SECONDS`; `None` when there is no such question.
+fn bypass<V: View>(view: &V, method: &Method, path: &str) -> Option<io::Result<Reply>> {
+    let (destination, seconds) = match path.split_once('/') {
+        Some((destination, seconds)) => (destination, Some(seconds)),
+        None => (path, None),
+    };
+    let order = |destination: Destination| match *method {
+        Method::POST => {
+            let until = seconds.map(until).transpose()?;
+            Ok(json(&view.add_bypass(destination, until)?))
+        }
+        _ => {
+            view.remove_bypass(&destination)?;
+            Ok(json(&serde_json::json!({ "removed": destination.to_string() })))
+        }
+    };
+    let known = *method == Method::POST || (*method == Method::DELETE && seconds.is_none());
+    known.then(|| {
+        let read = destination.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
+        read.and_then(order)
+    })
+}
+
+/// So many seconds from now.
+fn until(seconds: &str) -> io::Result<u64> {
+    let seconds: u64 = seconds.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(bypass::now().saturating_add(seconds))
 }
 
 fn or_failed<T: Serialize>(done: io::Result<T>) -> Reply {

@@ -23,6 +23,9 @@ pub struct Status {
     pub peers: Option<Peers>,
     /// Body bytes sent to runtimes since the start.
     pub bytes: Bytes,
+    /// Destinations whose connections go directly.
+    #[serde(default)]
+    pub bypass: Vec<Bypassed>,
     /// What an operator should look at, each with what to do.
     pub warnings: Vec<String>,
 }
@@ -34,6 +37,9 @@ pub struct Intercept {
     pub effective: bool,
     /// The operator has switched it off.
     pub off: bool,
+    /// When it comes on again by itself, in seconds since 1970; `None` while on, and when only the operator's word ends it.
+    #[serde(default)]
+    pub off_until: Option<u64>,
     /// Where the hooks are attached.
     pub cgroup: String,
 }
@@ -153,6 +159,20 @@ pub struct Removed {
 pub struct Switched {
     /// New connections go directly to their registry, until `waylay on`.
     pub off: bool,
+    /// When it comes on again by itself, in seconds since 1970; `None` when it does not.
+    #[serde(default)]
+    pub until: Option<u64>,
+}
+
+/// A destination whose connections go directly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bypassed {
+    /// An address and port, or a registry's name.
+    pub destination: String,
+    /// `operator`, or `configuration` where only an edit and a restart change it.
+    pub origin: String,
+    /// When it ends by itself, in seconds since 1970; `None` when it does not.
+    pub until: Option<u64>,
 }
 
 /// What became of the list of registries when the configuration was read again.

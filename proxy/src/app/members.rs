@@ -72,6 +72,8 @@ pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFile
         zone: config.zone.clone(),
         members,
         names,
+        upload: config.upload_rate,
+        download: config.download_rate,
         pace: swarm::Pace::default(),
     })
 }
@@ -128,6 +130,8 @@ mod tests {
             token_file: path,
             members: vec![config::Member::At(([10, 0, 0, 1], 2).into())],
             zone: String::new(),
+            upload_rate: None,
+            download_rate: None,
         };
         let resolved = resolve(&swarm).unwrap();
         assert_eq!(resolved.secrets, [new.secret.clone(), old.secret]);

@@ -79,7 +79,7 @@ impl Registries {
     /// Our certificates for the listed registries, those that are in use.
     pub(super) fn certificates(&self) -> io::Result<Vec<Certificate>> {
         let config = self.config();
-        let manifest = Manifest::open(super::manifest_path(&config)).map_err(io::Error::other)?;
+        let manifest = Manifest::open(config.manifest()).map_err(io::Error::other)?;
         let files: Vec<(PathBuf, String)> = manifest
             .files(Purpose::Certificate)
             .into_iter()
@@ -163,7 +163,7 @@ fn differing(one: &Config, other: &Config) -> Vec<String> {
 pub(super) fn publish(config: &Config, identities: &Identities) -> anyhow::Result<()> {
     let registries: Vec<RegistryName> = config.registries.clone();
     let wanted = Publish { trust_dir: config.trust.directory.clone(), certs_d: config.trust.certs_d.clone() };
-    let mut manifest = Manifest::open(super::manifest_path(config))?;
+    let mut manifest = Manifest::open(config.manifest())?;
     let report = waylay_certs::publish(identities, &registries, &wanted, &mut manifest)?;
     for file in &report.written {
         tracing::info!(file = %file.display(), "published a certificate");

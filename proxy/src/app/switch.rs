@@ -1,16 +1,26 @@
 //! Whether new connections are caught: not while at a limit, and not while the operator has switched it off. The second is a
-//! file, so that it outlasts a restart.
+//! file, so that it outlasts a restart: what an operator took out of the way must not come back because something crashed.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::sync::Notify;
+use waylay_certs::durable;
 
-use crate::intercept::Intercept;
+use crate::{
+    admin::{
+        bypass::{moment, now},
+        status::Switched,
+    },
+    intercept::Intercept,
+};
+
+/// What stands in the mark before the moment at which it ends.
+const UNTIL: &str = "until ";
 
 /// Both reasons not to catch, and the hooks that are told.
 pub(super) struct Switch {
@@ -25,6 +35,8 @@ pub(super) struct Switch {
 struct Reasons {
     aside: bool,
     off: bool,
+    /// When `off` ends by itself, in seconds since 1970.
+    until: Option<u64>,
 }
 
 impl Switch {
@@ -33,7 +45,9 @@ impl Switch {
         let switch = Self { guard, mark, reasons: Mutex::default(), on: Notify::new() };
         if switch.mark.exists() {
             tracing::warn!("switched off by the operator: new connections go directly until `waylay on`");
-            switch.change(|reasons| reasons.off = true);
+            let until = fs::read_to_string(&switch.mark).ok().as_deref().and_then(until);
+            switch.change(|reasons| (reasons.off, reasons.until) = (true, until));
+            switch.end_if_due();
         }
         switch
     }
@@ -47,22 +61,37 @@ impl Switch {
     ///
     /// # Errors
     /// When it cannot be remembered; nothing is changed then.
-    pub(super) fn set_off(&self, off: bool) -> io::Result<()> {
+    pub(super) fn set(&self, wanted: Switched) -> io::Result<()> {
+        let Switched { off, until } = wanted;
         if off {
-            let mut mark = fs::File::create(&self.mark)?;
-            mark.write_all(b"waylay is switched off; `waylay on` switches it on and removes this file.\n")?;
-            mark.sync_all()?;
+            let until = until.map(|until| format!("{UNTIL}{}\n", moment(until))).unwrap_or_default();
+            let mark = format!("waylay is switched off; `waylay on` switches it on and removes this file.\n{until}");
+            durable::write(&self.mark, mark.as_bytes(), 0o644)?;
         } else if let Err(error) = fs::remove_file(&self.mark)
             && error.kind() != io::ErrorKind::NotFound
         {
             return Err(error);
         }
-        tracing::info!(off, "switched by the operator");
-        self.change(|reasons| reasons.off = off);
+        tracing::info!(off, until = until.map(moment), "switched by the operator");
+        self.change(|reasons| (reasons.off, reasons.until) = (off, until.filter(|_| off)));
         if !off {
             self.on.notify_one();
         }
         Ok(())
+    }
+
+    /// Switches it on when the time that the operator gave is over. Call it every now and then.
+    pub(super) fn end_if_due(&self) {
+        if self.until().is_some_and(|until| until <= now())
+            && let Err(error) = self.set(Switched { off: false, until: None })
+        {
+            tracing::error!(%error, "the time to be off is over, but that cannot be noted; `waylay on` tries again");
+        }
+    }
+
+    /// When it is switched on by itself, in seconds since 1970; `None` while on, and when it is not.
+    pub(super) fn until(&self) -> Option<u64> {
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner).until
     }
 
     /// Waits until the operator switches it on. For one waiter; safe to drop and call again.
@@ -92,9 +121,19 @@ impl Switch {
     }
 }
 
+/// The moment in a mark. What cannot be read is for good.
+fn until(mark: &str) -> Option<u64> {
+    let moment = mark.lines().find_map(|line| line.strip_prefix(UNTIL))?;
+    let since = humantime::parse_rfc3339(moment).ok()?.duration_since(UNIX_EPOCH);
+    since.ok().as_ref().map(Duration::as_secs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OFF: Switched = Switched { off: true, until: None };
+    const ON: Switched = Switched { off: false, until: None };
 
     #[test]
     fn off_outlasts_a_restart_and_a_limit_does_not_end_it() {
@@ -102,12 +141,45 @@ mod tests {
         let mark = dir.path().join("off");
         let switch = Switch::new(None, mark.clone());
         assert!(!switch.is_aside());
-        switch.set_off(true).unwrap();
+        switch.set(OFF).unwrap();
         switch.step_aside(true);
         switch.step_aside(false);
         assert!(switch.is_aside() && Switch::new(None, mark.clone()).is_off());
-        switch.set_off(false).unwrap();
-        switch.set_off(false).unwrap();
+        switch.end_if_due();
+        assert!(switch.is_off(), "for good");
+        switch.set(ON).unwrap();
+        switch.set(ON).unwrap();
         assert!(!switch.is_aside() && !Switch::new(None, mark).is_off());
+    }
+
+    #[test]
+    fn off_for_a_time_ends_by_itself_also_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("off");
+        let switch = Switch::new(None, mark.clone());
+        let later = now() + 3600;
+        switch.set(Switched { until: Some(later), ..OFF }).unwrap();
+        switch.end_if_due();
+        let again = Switch::new(None, mark.clone());
+        assert_eq!((again.is_off(), again.until()), (true, Some(later)));
+        switch.set(Switched { until: Some(now()), ..OFF }).unwrap();
+        assert!(!Switch::new(None, mark.clone()).is_off(), "it ended while no daemon ran");
+        switch.end_if_due();
+        assert!(!switch.is_off() && !mark.exists());
+        switch.set(Switched { until: Some(later), ..OFF }).unwrap();
+        switch.set(OFF).unwrap();
+        assert_eq!(Switch::new(None, mark).until(), None, "the last word counts");
+    }
+
+    #[test]
+    fn a_mark_of_an_older_daemon_or_a_damaged_one_is_for_good() {
+        for mark in ["", "waylay is switched off.\n", "until tomorrow\n"] {
+            assert_eq!(until(mark), None, "{mark:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("off"), [0xff, 0xfe]).unwrap();
+        let switch = Switch::new(None, dir.path().join("off"));
+        assert_eq!((switch.is_off(), switch.until()), (true, None), "not even text");
+        assert_eq!(until("x\nuntil 2023-11-14T22:13:20Z\n"), Some(1_700_000_000));
     }
 }

@@ -10,11 +10,12 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Bo
 
 use waylay_certs::RegistryName;
 
-use super::{Core, registries::Registries, switch::Switch};
+use super::{Core, bypass::Bypass, registries::Registries, switch::Switch};
 use crate::{
     admin::{
         View,
-        status::{self, Blob, Certificate, Peer, Reloaded, Status},
+        bypass::{Destination, moment},
+        status::{self, Blob, Bypassed, Certificate, Peer, Reloaded, Status, Switched},
     },
     config::Config,
     content::{
@@ -64,6 +65,7 @@ pub(super) struct Desk {
     /// `None` without a kernel guard: then nothing is intercepted by it.
     pub(super) guard: Option<Arc<Intercept>>,
     pub(super) switch: Arc<Switch>,
+    pub(super) bypass: Arc<Bypass>,
     pub(super) journal: Journal,
     pub(super) registries: Arc<Registries>,
 }
@@ -76,7 +78,9 @@ impl Desk {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.switch.is_off() {
-            warnings.push("switched off by the operator: pulls go directly; `waylay on` switches it on".to_owned());
+            let until = self.switch.until().map_or_else(String::new, |until| format!(" until {}", moment(until)));
+            warnings
+                .push(format!("switched off by the operator{until}: pulls go directly; `waylay on` switches it on"));
         } else if !self.is_effective() {
             warnings.push(
                 "connections are not intercepted: the self-test did not come through the kernel hooks; \
@@ -86,6 +90,10 @@ impl Desk {
         }
         if self.registries.names().is_empty() {
             warnings.push("no registry is listed, so every connection is passed through: set `registries`".to_owned());
+        }
+        for Bypassed { destination, until, .. } in self.bypass.list().iter().filter(|one| one.origin == "operator") {
+            let until = until.map_or_else(String::new, |until| format!(" until {}", moment(until)));
+            warnings.push(format!("{destination} is bypassed{until}; `waylay bypass rm {destination}` ends that"));
         }
         let mut members = self.core.swarm.status().members;
         members.retain(|member| member.standing != Standing::Left);
@@ -131,6 +139,7 @@ impl View for Desk {
             intercept: status::Intercept {
                 effective: self.is_effective() && !self.switch.is_off(),
                 off: self.switch.is_off(),
+                off_until: self.switch.until(),
                 cgroup: self.guard.as_ref().map(|guard| guard.cgroup().display().to_string()).unwrap_or_default(),
             },
             registries: self.registries.names(),
@@ -151,6 +160,7 @@ impl View for Desk {
                 peer: bytes(Source::Peer),
                 registry: bytes(Source::Registry),
             },
+            bypass: self.bypass.list(),
             warnings: self.warnings(),
         }
     }
@@ -260,8 +270,30 @@ impl View for Desk {
         self.journal.read()
     }
 
-    fn switch(&self, off: bool) -> io::Result<()> {
-        self.switch.set_off(off)
+    fn switch(&self, wanted: Switched) -> io::Result<()> {
+        self.switch.set(wanted)
+    }
+
+    fn bypass(&self) -> Vec<Bypassed> {
+        self.bypass.list()
+    }
+
+    fn add_bypass(&self, destination: Destination, until: Option<u64>) -> io::Result<Bypassed> {
+        self.bypass.add(destination, until)
+    }
+
+    fn remove_bypass(&self, destination: &Destination) -> io::Result<()> {
+        self.bypass.remove(destination)
+    }
+
+    fn prove(&self) -> io::Result<()> {
+        let Some(guard) = &self.guard else { return Err(io::Error::other("there are no kernel hooks")) };
+        if self.switch.is_aside() {
+            return Err(io::Error::other("connections go directly now: switched off, or at a limit"));
+        }
+        let proven = guard.prove(super::PROOF);
+        self.core.metrics.intercept_effective.set(i64::from(proven.is_ok()));
+        proven.map_err(io::Error::other)
     }
 }
 

@@ -32,7 +32,9 @@ pub(super) struct Place {
 
 impl Entries {
     pub(super) fn list(path: &Path) -> Result<Self, ArchiveError> {
-        let not_tar = |error: io::Error| ArchiveError::NotTar { path: path.to_owned(), why: error.to_string() };
+        // What follows the colon is the file's own bytes, which are nobody's to print.
+        let why = |error: io::Error| error.to_string().split(':').next().unwrap_or_default().to_owned();
+        let not_tar = |error| ArchiveError::NotTar { path: path.to_owned(), why: why(error) };
         let io = |source| ArchiveError::Io { what: "read", path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();

@@ -186,6 +186,9 @@ fn other_kinds_of_file_are_told_from_layouts() {
     let path = dir.path().join("x");
     fs::File::create(&path).unwrap().write_all(&[0x1f, 0x8b, 8, 0].repeat(400)).unwrap();
     assert!(Archive::open(&path).err().unwrap().to_string().contains("no tar archive"));
+    fs::write(&path, format!("{{\"secret\":\"{}\"}}", "s3cret ".repeat(200))).unwrap();
+    let said = Archive::open(&path).err().unwrap().to_string();
+    assert!(said.contains("no tar archive") && !said.contains("s3cret"), "{said}");
     let other = [("readme.txt".to_owned(), b"x".to_vec())];
     assert!(refused(&other).contains("no oci-layout"), "{}", refused(&other));
     let docker = [("manifest.json".to_owned(), b"[]".to_vec()), ("repositories".to_owned(), b"{}".to_vec())];

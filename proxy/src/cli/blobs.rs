@@ -245,7 +245,7 @@ mod tests {
             freed(&Freed { dry_run: true, removed: removed.clone(), above: 0 }),
             freed(&Freed { dry_run: false, removed, above: 1 << 20 }),
         ];
-        assert_eq!(text.concat(), include_str!("blobs/shown.txt"), "if meant to change, change blobs/shown.txt");
+        super::super::golden::same("blobs/shown.txt", &text.concat());
     }
 
     #[test]

@@ -158,8 +158,7 @@ mod tests {
 
     #[test]
     fn a_pull_is_told_on_one_screen() {
-        let wanted = include_str!("explain/shown.txt");
-        assert_eq!(shown(&explained()), wanted, "if the words were meant to change, change explain/shown.txt");
+        super::super::golden::same("explain/shown.txt", &shown(&explained()));
     }
 
     #[test]

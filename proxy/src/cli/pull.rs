@@ -173,8 +173,7 @@ mod tests {
             Progress::Failed { image, why: "no such image".to_owned() },
         ];
         let lines: Vec<String> = events.iter().filter_map(|event| shown.next(event)).collect();
-        let wanted = include_str!("pull/shown.txt");
-        assert_eq!(lines.join("\n") + "\n", wanted, "if meant to change, change pull/shown.txt");
+        super::super::golden::same("pull/shown.txt", &(lines.join("\n") + "\n"));
     }
 
     #[test]

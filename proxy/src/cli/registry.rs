@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -12,7 +11,7 @@ use clap::Subcommand;
 use comfy_table::{Table, presets::NOTHING};
 use http::Method;
 use serde::Serialize;
-use waylay_certs::RegistryName;
+use waylay_certs::{RegistryName, durable};
 
 use super::Ask;
 use crate::{
@@ -215,12 +214,8 @@ fn changes(name: &str, add: bool, changed: bool, reloaded: Option<&Reloaded>) ->
 /// The file is there whole at all times, and as open as it was.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let path = fs::canonicalize(path)?;
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(fs::metadata(&path)?.permissions().mode()))?;
-    file.as_file().sync_all()?;
-    file.persist(&path)?;
-    Ok(())
+    let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
+    durable::write(&path, text.as_bytes(), mode)
 }
 
 fn test(name: &RegistryName, plain: bool, ask: &Ask) -> anyhow::Result<()> {
@@ -291,11 +286,7 @@ mod tests {
             seen(&probed),
             seen(&broken),
         ];
-        assert_eq!(
-            text.join("--\n"),
-            include_str!("registry/shown.txt"),
-            "if meant to change, change registry/shown.txt"
-        );
+        super::super::golden::same("registry/shown.txt", &text.join("--\n"));
     }
 
     #[test]

@@ -7,7 +7,11 @@ use http::Method;
 
 use super::size;
 use crate::{
-    admin::{client, status::Status},
+    admin::{
+        bypass::moment,
+        client,
+        status::{Intercept, Status},
+    },
     telemetry::millis,
 };
 
@@ -26,6 +30,7 @@ fn print(status: &Status) {
     let since = std::time::Duration::from_millis(millis(SystemTime::now()).saturating_sub(status.since_ms));
     let since = std::time::Duration::from_secs(since.as_secs());
     let effective = match &status.intercept {
+        Intercept { off: true, off_until: Some(until), .. } => &format!("NO, switched off until {}", moment(*until)),
         intercept if intercept.off => "NO, switched off",
         intercept if intercept.effective => "yes, proven by self-test",
         _ => "NO",
@@ -38,6 +43,10 @@ fn print(status: &Status) {
     row("waylay", format!("{}, process {}, for {}", status.version, status.pid, humantime::format_duration(since)));
     row("intercepting", format!("{effective}, at {}", status.intercept.cgroup));
     row("registries", or_none(&status.registries));
+    if !status.bypass.is_empty() {
+        let bypassed: Vec<String> = status.bypass.iter().map(|one| one.destination.clone()).collect();
+        row("bypassed", bypassed.join(", "));
+    }
     let store = &status.store;
     row("store", format!("{} blobs, {} of {}", store.blobs, size(store.bytes), size(store.quota)));
     match &status.peers {

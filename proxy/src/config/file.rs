@@ -11,6 +11,7 @@ use serde::Deserialize;
 use waylay_certs::RegistryName;
 
 use super::{Admin, Config, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
+use crate::throttle;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,7 @@ struct RawPull {
     #[serde(default, with = "humantime_serde")]
     offline_grace: Option<Duration>,
     spare_gets: Option<bool>,
+    registry_rate: Option<ByteSize>,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +138,8 @@ struct RawSwarm {
     #[serde(default)]
     members: Vec<String>,
     zone: Option<String>,
+    upload_rate: Option<ByteSize>,
+    download_rate: Option<ByteSize>,
 }
 
 #[derive(Deserialize, Default)]
@@ -180,6 +184,7 @@ pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, Confi
         pull: Pull {
             offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
             spare_gets: raw.pull.spare_gets.unwrap_or(true),
+            registry_rate: rate("pull.registry_rate", raw.pull.registry_rate)?,
         },
         swarm: raw.swarm.map(|raw| swarm(raw, node_ip)).transpose()?,
         trust: Trust {
@@ -277,7 +282,25 @@ fn swarm(raw: RawSwarm, node_ip: Option<&str>) -> Result<Swarm, ConfigError> {
         Ok(addr) => Ok(Member::At(addr)),
         Err(_) => text.parse().map(Member::Named).map_err(|error| ConfigError::value("swarm.members", text, error)),
     });
-    Ok(Swarm { listen, token_file: raw.token_file, members: members.collect::<Result<_, _>>()?, zone })
+    Ok(Swarm {
+        listen,
+        token_file: raw.token_file,
+        members: members.collect::<Result<_, _>>()?,
+        zone,
+        upload_rate: rate("swarm.upload_rate", raw.upload_rate)?,
+        download_rate: rate("swarm.download_rate", raw.download_rate)?,
+    })
+}
+
+/// Bytes per second.
+fn rate(key: &'static str, raw: Option<ByteSize>) -> Result<Option<u64>, ConfigError> {
+    match raw.map(|rate| rate.as_u64()) {
+        Some(rate) if !(throttle::LEAST..=throttle::MOST).contains(&rate) => {
+            let reason = "must be at least 4MiB and less than 4GiB (a second); without the key there is no limit";
+            Err(ConfigError::value(key, ByteSize(rate), reason))
+        }
+        rate => Ok(rate),
+    }
 }
 
 fn filter(text: Option<String>) -> Result<String, ConfigError> {

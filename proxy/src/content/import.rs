@@ -2,7 +2,7 @@
 //! word yet, so they are told to no member and open nothing while their registry can be asked.
 
 use futures_util::StreamExt as _;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyDataStream, BodyExt as _};
 
 use super::{Content, blocking, registry::Sink};
 use crate::{
@@ -35,11 +35,19 @@ pub(super) fn name_of(registry: &str) -> &str {
 }
 
 impl Content {
-    /// Takes in a blob of `size` bytes, unless it is held. It is there, verified and synced, when this returns.
+    /// Takes in a blob of `size` bytes, unless it is held. It is there, verified and synced, when this returns. The body is
+    /// read to its end in any case: who sends it looks for an answer only then.
     ///
     /// # Errors
     /// See [`ImportError`].
     pub async fn import(&self, digest: Digest, size: u64, body: Body) -> Result<(), ImportError> {
+        let mut body = body.into_data_stream();
+        let taken = self.take_in(digest, size, &mut body).await;
+        while let Some(Ok(_)) = body.next().await {}
+        taken
+    }
+
+    async fn take_in(&self, digest: Digest, size: u64, body: &mut BodyDataStream<Body>) -> Result<(), ImportError> {
         let _alone = self.0.begins.alone(digest).await;
         if self.0.store.get(&digest).is_some() {
             return Ok(());
@@ -55,7 +63,7 @@ impl Content {
         });
         let partial = begun.await.ok_or(ImportError::Cut(digest))??;
         let mut sink = Sink::whole(partial.clone(), self.0.swarm.clone());
-        let (mut body, mut batch, mut gathered) = (body.into_data_stream(), Vec::new(), 0);
+        let (mut batch, mut gathered) = (Vec::new(), 0);
         while size > 0 && !sink.is_done() {
             let frame = body.next().await.and_then(Result::ok);
             let end = frame.is_none();

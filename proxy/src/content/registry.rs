@@ -105,6 +105,8 @@ pub(super) async fn fill(
         };
         let end = !matches!(frame, Some(Ok(_)));
         if let Some(Ok(data)) = &frame {
+            // What is not read here waits at the registry.
+            content.upstream.rate().pass(data.len() as u64).await;
             fetched.inc_by(data.len() as u64);
             received.fetch_add(data.len() as u64, Ordering::Relaxed);
             gathered += data.len();

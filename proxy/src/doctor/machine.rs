@@ -1,4 +1,4 @@
-//! The node around the daemon: kernel, disk, clock, network buffers, and configuration of others that gets in the way.
+//! The node around the daemon: kernel, disk, clock, and configuration of others that gets in the way.
 
 use bytesize::ByteSize;
 
@@ -13,9 +13,6 @@ use crate::{
     },
     intercept::{self, cgroup},
 };
-
-/// What the peer network asks the kernel for; with less, fast links lose packets.
-const BUFFER: u64 = 2 << 20;
 
 pub(super) fn kernel() -> Vec<Check> {
     let taken = match intercept::try_load() {
@@ -58,7 +55,7 @@ pub(super) fn mirrors(host: &Host, config: &Config) -> Vec<Check> {
             for mirror in host.read(&file).map(|text| mirror_hosts(&text)).unwrap_or_default() {
                 if !listed(&mirror) {
                     let saw = format!("{file} sends pulls to {mirror}, which is not listed");
-                    warnings.push(Check::warn(NAME, saw, format!("`waylay install --registry {mirror}`")));
+                    warnings.push(Check::warn(NAME, saw, format!("`waylay registry add {mirror}`")));
                 }
             }
         }
@@ -74,7 +71,7 @@ fn mirror_hosts(text: &str) -> Vec<String> {
     hosts.map(str::to_owned).collect()
 }
 
-/// Registries whose images are here, but which nobody listed.
+/// Registries that this node pulls from, by its images, its configuration or the daemon's memory, but which nobody listed.
 pub(super) fn unlisted(config: &Config, found: &Found) -> Check {
     const NAME: &str = "registries";
     let known = |name| config.registries.contains(name) || config.plain_http.contains(name);
@@ -83,7 +80,8 @@ pub(super) fn unlisted(config: &Config, found: &Found) -> Check {
         return Check::pass(NAME, "all that images and configuration on this node name are listed");
     }
     let saw = unknown.iter().map(|(name, place)| format!("{name} ({place})")).collect::<Vec<_>>().join(", ");
-    Check::warn(NAME, format!("not listed, so passed through: {saw}"), "`waylay install` lists them")
+    let fix = unknown.iter().map(|(name, _)| format!("`waylay registry add {name}`")).collect::<Vec<_>>().join(", ");
+    Check::warn(NAME, format!("not listed, so passed through: {saw}"), fix)
 }
 
 pub(super) fn disk(config: &Config) -> Check {
@@ -118,24 +116,10 @@ pub(super) fn clock(host: &Host) -> Option<Check> {
     })
 }
 
-/// `None` where the kernel does not say, as inside some containers.
-pub(super) fn buffers(host: &Host) -> Option<Check> {
-    const NAME: &str = "UDP buffers";
-    let limit =
-        |name: &str| host.read(format!("/proc/sys/net/core/{name}")).and_then(|text| text.trim().parse::<u64>().ok());
-    let least = limit("rmem_max")?.min(limit("wmem_max")?);
-    let shown = ByteSize(least).display().iec();
-    Some(if least >= BUFFER {
-        Check::pass(NAME, format!("up to {shown}"))
-    } else {
-        let fix = "`sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608`, and the same in /etc/sysctl.d";
-        Check::warn(NAME, format!("at most {shown}; beyond 1 Gbit/s peers will lose packets"), fix)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::Outcome, *};
+    use crate::install::runtimes;
 
     #[test]
     fn a_mirror_that_is_not_listed_is_told_with_its_file() {
@@ -153,16 +137,23 @@ mod tests {
     }
 
     #[test]
-    fn small_buffers_are_told_with_the_line_that_mends_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let host = Host::at(dir.path());
-        assert!(buffers(&host).is_none());
-        std::fs::create_dir_all(host.path("/proc/sys/net/core")).unwrap();
-        std::fs::write(host.path("/proc/sys/net/core/rmem_max"), "212992\n").unwrap();
-        std::fs::write(host.path("/proc/sys/net/core/wmem_max"), "8388608\n").unwrap();
-        let check = buffers(&host).unwrap();
+    fn a_runtime_that_pulls_through_a_proxy_is_told_without_its_password() {
+        let runtime = |https_proxy: Option<&str>| Runtime {
+            kind: runtimes::Kind::Containerd,
+            version: String::new(),
+            unit: Some(runtimes::Unit {
+                name: "containerd.service".into(),
+                pid: Some(1),
+                ssl_cert_dir: None,
+                https_proxy: https_proxy.map(Into::into),
+                harm: None,
+            }),
+        };
+        assert_eq!(proxies(&[runtime(None)])[0].outcome, Outcome::Pass);
+        let check = &proxies(&[runtime(None), runtime(Some("http://user:secret@proxy.test:3128"))])[0];
         assert_eq!(check.outcome, Outcome::Warn);
-        assert!(check.fix.unwrap().contains("sysctl -w net.core.rmem_max"));
+        assert!(check.saw.contains("containerd.service") && check.saw.contains("proxy.test:3128"), "{}", check.saw);
+        assert!(!check.saw.contains("secret") && check.fix.as_ref().unwrap().contains("NO_PROXY"), "{}", check.saw);
     }
 
     #[test]

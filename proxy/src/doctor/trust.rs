@@ -1,8 +1,13 @@
 //! Whether each runtime trusts our certificate for each registry, by the evidence that the daemon itself goes by.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
-use waylay_certs::{Identities, Process, evidence};
+use waylay_certs::{Identities, Manifest, Process, Purpose, evidence};
 
 use super::Check;
 use crate::{
@@ -17,6 +22,53 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 fn identities(config: &Config) -> Option<Identities> {
     let dir = config.state_dir.join("identities");
     if std::fs::read_dir(&dir).is_ok() { Identities::open(dir).ok() } else { None }
+}
+
+/// The cluster's secret and the certificates' keys are for nobody but the daemon. Their contents are not looked at.
+pub(super) fn secrets(config: &Config) -> Check {
+    const NAME: &str = "secrets";
+    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let keys = below(&config.state_dir.join("identities"))
+        .flat_map(|host| below(&host).collect::<Vec<_>>())
+        .filter(|file| file.extension().is_some_and(|end| end == "pem"));
+    let token = config.swarm.as_ref().map(|swarm| swarm.token_file.clone());
+    let open = |file: &PathBuf| fs::metadata(file).is_ok_and(|about| about.mode() & 0o077 != 0);
+    let open: Vec<String> = token.into_iter().chain(keys).filter(open).map(|file| file.display().to_string()).collect();
+    if open.is_empty() {
+        return Check::pass(NAME, "only their owner may read the join token and the certificates' keys");
+    }
+    let fix = format!(
+        "`chmod 600 {}`, then `systemctl restart waylay`; whoever could read them may have: `waylay cert rotate` makes new \
+         keys, SECURITY.md says how a token is replaced",
+        open.join(" ")
+    );
+    Check::fail(NAME, format!("others may read {}; the daemon refuses such a file", open.join(", ")), fix)
+}
+
+/// Whether the certificates stand where they were put for runtimes to find.
+pub(super) fn published(config: &Config) -> Option<Check> {
+    const NAME: &str = "published";
+    let identities = identities(config)?;
+    let manifest = match Manifest::open(config.manifest()) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let saw = format!("the record of what was published cannot be read: {error}");
+            return Some(Check::fail(NAME, saw, format!("remove {} and restart waylay", config.manifest().display())));
+        }
+    };
+    let now = SystemTime::now();
+    let certificates = config.registries.iter().flat_map(|name| identities.all(&name.host).to_vec());
+    let ours: Vec<String> = certificates.filter(|one| one.is_valid(now)).map(|one| one.pem()).collect();
+    let files = manifest.files(Purpose::Certificate);
+    let stands = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| ours.iter().any(|pem| text.contains(pem)));
+    let lacking: Vec<String> =
+        files.iter().filter(|file| !stands(file)).map(|file| file.display().to_string()).collect();
+    Some(if lacking.is_empty() {
+        Check::pass(NAME, format!("all {} files with certificates are in place", files.len()))
+    } else {
+        let saw = format!("removed or changed by somebody: {}; who reads that is passed through", lacking.join(", "));
+        Check::fail(NAME, saw, "`systemctl restart waylay` puts them there again")
+    })
 }
 
 pub(super) fn certificates(config: &Config) -> Option<Check> {

@@ -27,6 +27,9 @@ pub const PUBLIC: [&str; 12] = [
 /// Directories with one directory for each registry.
 pub const CERTS_D: [&str; 3] = ["/etc/docker/certs.d", "/etc/containers/certs.d", "/etc/containerd/certs.d"];
 
+/// Where containerd answers, unless it was told otherwise.
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+
 /// Where a registry was found, for the plan's reader.
 pub type Found = BTreeMap<RegistryName, String>;
 
@@ -64,7 +67,10 @@ fn images(host: &Host) -> Vec<(String, &'static str)> {
     let mut add = |said: Option<String>, place: &'static str| {
         images.extend(said.iter().flat_map(|said| said.lines()).map(|line| (line.trim().to_owned(), place)));
     };
-    let namespaces = host.ask("ctr", &["namespaces", "list", "--quiet"]).unwrap_or_default();
+    // Without a daemon `ctr` tries for ten seconds.
+    let containerd = host.path(CONTAINERD_SOCKET).exists();
+    let namespaces =
+        containerd.then(|| host.ask("ctr", &["namespaces", "list", "--quiet"])).flatten().unwrap_or_default();
     for namespace in namespaces.lines().map(str::trim).filter(|name| !name.is_empty()) {
         let said = host.ask("ctr", &["--namespace", namespace, "images", "list", "--quiet"]);
         add(said, "containerd's images");

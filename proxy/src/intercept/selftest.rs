@@ -50,7 +50,11 @@ pub enum Ineffective {
 
 /// Whether the last trial succeeded.
 #[derive(Default)]
-pub(super) struct Effect(AtomicBool);
+pub(super) struct Effect {
+    proven: AtomicBool,
+    /// The hooks know of one trial at a time.
+    trying: Mutex<()>,
+}
 
 /// Which trial the accept loop saw last.
 #[derive(Default)]
@@ -74,11 +78,12 @@ impl Sightings {
 impl Intercept {
     /// Whether the last trial came back to us: the metric `waylay_intercept_effective`.
     pub fn is_effective(&self) -> bool {
-        self.effect.0.load(Ordering::Relaxed)
+        self.effect.proven.load(Ordering::Relaxed)
     }
 
     /// Tries the hooks and the accept loop with a connection of our own, and forgets connections that were never
-    /// accepted. Blocks up to `deadline`. Call it each minute, on a thread that is not the accept loop's.
+    /// accepted. Blocks up to `deadline`, and for as long as others that were called before. Call it each minute, on a thread
+    /// that is not the accept loop's.
     ///
     /// # Errors
     /// When the connection did not come back; connections are as slow as without us, and [`Intercept::is_effective`]
@@ -101,7 +106,7 @@ impl Intercept {
     }
 
     fn record(&self, outcome: Result<(), Ineffective>) -> Result<(), Ineffective> {
-        self.effect.0.store(outcome.is_ok(), Ordering::Relaxed);
+        self.effect.proven.store(outcome.is_ok(), Ordering::Relaxed);
         outcome
     }
 
@@ -111,6 +116,7 @@ impl Intercept {
         deadline: Duration,
         ask: impl Fn(SocketAddr, SocketAddr) -> Result<(), Ineffective>,
     ) -> Result<(), Ineffective> {
+        let _alone = lock(&self.effect.trying);
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(Ineffective::Socket)?;
         let cookie = socket.cookie().map_err(Ineffective::Socket)?;
         self.shared.settings().change(|settings| settings.trial = cookie).map_err(Ineffective::Map)?;

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
@@ -101,7 +101,8 @@ impl Pull {
         outcome.meant(digest);
         let found = self.manifest_found(question, digest).await.filter(|found| found.size <= MAX_BYTES as u64)?;
         let by_digest = Question { head: by_digest(&question.head, digest)?, ..question.clone() };
-        let response = self.manifest_from_near(&by_digest, digest, found, outcome).await?;
+        let mut response = self.manifest_from_near(&by_digest, digest, found, outcome).await?;
+        response.headers_mut().extend(counts(answer.headers()));
         let media_type = response.headers().get(header::CONTENT_TYPE)?.to_str().ok().map(str::to_owned);
         self.remember(question, Some(tag.clone()), digest, media_type, outcome);
         Some(response)
@@ -287,4 +288,10 @@ async fn gather(mut body: Incoming) -> Result<Gathered, Fault> {
 
 pub(super) fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// What the registry tells this client of its limits, as `ratelimit-remaining` and `docker-ratelimit-source` of Docker Hub.
+fn counts(headers: &HeaderMap) -> HeaderMap {
+    let told = headers.iter().filter(|(name, _)| name.as_str().contains("ratelimit"));
+    told.map(|(name, value)| (name.clone(), value.clone())).collect()
 }

@@ -1,8 +1,7 @@
 //! The files and the list of them, changed together under one lock, so that a name is one thing at a time.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
+    fs::{File, OpenOptions},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -11,6 +10,7 @@ use tokio::{runtime::Handle, sync::broadcast};
 
 use super::{
     Blob, Event, Info, Partial, StoreError,
+    disk::{self, DiskFile},
     evict::{Index, Kind},
     hash::VerifiedDigest,
     map::PieceMap,
@@ -83,12 +83,8 @@ impl Directory {
             Some(map) => map,
             None => PieceMap::create(&map_path, *digest, layout).map_err(StoreError::io("create", &map_path))?,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(fresh)
-            .open(&path)
+        let file = if fresh { DiskFile::create(&path) } else { DiskFile::open(&path) };
+        let file = file
             .and_then(|file| file.set_len(layout.size()).map(|()| file))
             .map_err(StoreError::io("create", &path))?;
         let partial = Arc::new(Partial::new(*digest, layout, (file, path), map, self));
@@ -142,12 +138,7 @@ impl Directory {
             }
             let _ = self.events.send(Event::Dropped(*digest));
             for path in self.paths.all(digest) {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("remove", &path)(error));
-                    }
-                    _ => {}
-                }
+                disk::remove(&path).map_err(StoreError::io("remove", &path))?;
             }
         }
         Ok(())
@@ -179,8 +170,10 @@ impl Directory {
             return Err(StoreError::Discarded(digest));
         }
         let (from, to) = (self.paths.partial(&digest), self.paths.blob(&digest));
-        fs::rename(&from, &to).map_err(StoreError::io("rename to", &to))?;
-        self.paths.sync_names()?;
+        // First under the name that it has: whatever comes between these, it is there under one of both.
+        self.paths.sync_partials()?;
+        disk::rename(&from, &to).map_err(StoreError::io("rename to", &to))?;
+        self.paths.sync_blobs()?;
         let size = partial.layout().size();
         let pinned = known_pin(&index, &digest);
         let blob = self.open_blob(&digest, size).ok_or(StoreError::Discarded(digest))?;

@@ -1,13 +1,14 @@
 //! What is remembered about a blob beside its bytes: `info/HEX.json`, rewritten whole.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
+
+use super::disk::{self, DiskFile};
 
 /// The most registry/repository pairs kept for one blob; the oldest goes first.
 pub const MAX_PROVENANCE: usize = 32;
@@ -77,12 +78,16 @@ impl Info {
     /// it, which costs a question to the registry.
     pub(super) fn write(&self, path: &Path, durable: bool) -> io::Result<()> {
         let temporary = path.with_extension(TEMPORARY);
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
+        let file = DiskFile::create(&temporary)?;
+        file.write_all_at(&serde_json::to_vec(self)?, 0)?;
         if durable {
-            file.sync_all()?;
+            file.sync()?;
         }
-        fs::rename(&temporary, path)
+        disk::rename(&temporary, path)?;
+        match path.parent() {
+            Some(dir) if durable => disk::sync_dir(dir),
+            _ => Ok(()),
+        }
     }
 }
 

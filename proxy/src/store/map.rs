@@ -3,14 +3,12 @@
 //!
 //! Each slot has its own checksum, which covers blob and index too: a torn, moved or never written slot is not believed.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{io, os::unix::fs::FileExt, path::Path};
 
-use super::piece::{Layout, Statement};
+use super::{
+    disk::DiskFile,
+    piece::{Layout, Statement},
+};
 use crate::oci::digest::Digest;
 
 const MAGIC: &[u8; 8] = b"waylaymp";
@@ -23,7 +21,7 @@ const SLOT: usize = 136;
 /// An open piece map.
 #[derive(Debug)]
 pub(super) struct PieceMap {
-    file: File,
+    file: DiskFile,
     blob: Digest,
     layout: Layout,
 }
@@ -31,20 +29,20 @@ pub(super) struct PieceMap {
 impl PieceMap {
     /// Makes an empty map, replacing what was there.
     pub(super) fn create(path: &Path, blob: Digest, layout: Layout) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = DiskFile::create(path)?;
         file.write_all_at(&header(&blob, &layout), 0)?;
         Ok(Self { file, blob, layout })
     }
 
     /// Opens the map of `blob`; `None` when there is none or its header is not what it should be.
     pub(super) fn open(path: &Path, blob: Digest) -> io::Result<Option<Self>> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match DiskFile::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut found = [0; HEADER];
-        match file.read_exact_at(&mut found, 0) {
+        match file.file().read_exact_at(&mut found, 0) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
@@ -62,7 +60,7 @@ impl PieceMap {
     /// The statement about piece `index`; `None` when the slot is empty or torn.
     pub(super) fn read(&self, index: u32) -> io::Result<Option<Statement>> {
         let mut slot = [0; SLOT];
-        match self.file.read_exact_at(&mut slot, at(index)) {
+        match self.file.file().read_exact_at(&mut slot, at(index)) {
             Ok(()) => Ok(self.decode(index, &slot)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
@@ -91,7 +89,7 @@ impl PieceMap {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file.sync()
     }
 
     fn decode(&self, index: u32, slot: &[u8; SLOT]) -> Option<Statement> {
@@ -143,6 +141,8 @@ fn first8(hash: &blake3::Hash) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use iroh_base::SecretKey;
 
     use super::*;
@@ -163,7 +163,7 @@ mod tests {
         // Piece 1: half of it reached the disk. Piece 3: a copy of another slot.
         map.file.write_all_at(&[0; 70], at(1) + 66).unwrap();
         let mut slot = [0; SLOT];
-        map.file.read_exact_at(&mut slot, at(0)).unwrap();
+        map.file.file().read_exact_at(&mut slot, at(0)).unwrap();
         map.file.write_all_at(&slot, at(3)).unwrap();
         drop(map);
         let map = PieceMap::open(&path, blob).unwrap().unwrap();
@@ -186,7 +186,7 @@ mod tests {
         for at in [0, 8, 20, 48, 55, 56, 70] {
             let good = PieceMap::create(&path, blob, Layout::new(1 << 20).unwrap()).unwrap();
             let mut byte = [0];
-            good.file.read_exact_at(&mut byte, at).unwrap();
+            good.file.file().read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ 0x80], at).unwrap();
             assert!(PieceMap::open(&path, blob).unwrap().is_none(), "byte {at}");
         }

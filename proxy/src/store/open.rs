@@ -2,6 +2,7 @@
 //! names are left alone.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 use nix::sys::statvfs::statvfs;
 
 use super::{
+    disk::{self, DiskFile},
     error::StoreError,
     evict::{Index, Kind},
     info::{Info, TEMPORARY},
@@ -60,12 +62,16 @@ impl Paths {
         Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
     }
 
-    /// Makes renames durable.
-    pub(super) fn sync_names(&self) -> Result<(), StoreError> {
-        for dir in [self.blobs(), self.dir.join("partial")] {
-            File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::io("sync", &dir))?;
-        }
-        Ok(())
+    /// Makes the names of partials and of their piece maps durable.
+    pub(super) fn sync_partials(&self) -> Result<(), StoreError> {
+        sync_names_in(&self.dir.join("maps"))?;
+        sync_names_in(&self.dir.join("partial"))
+    }
+
+    /// Makes durable that partials became blobs.
+    pub(super) fn sync_blobs(&self) -> Result<(), StoreError> {
+        sync_names_in(&self.blobs())?;
+        sync_names_in(&self.dir.join("partial"))
     }
 
     fn blobs(&self) -> PathBuf {
@@ -87,23 +93,35 @@ pub(super) fn open(dir: &Path) -> Result<(Paths, File, String, Index), StoreErro
         return Err(StoreError::Newer { dir: dir.into(), found, known: FORMAT });
     }
     let lock = lock(dir)?;
-    for name in ["blobs/sha256", "partial", "maps", "info"] {
+    for name in ["blobs", "blobs/sha256", "partial", "maps", "info"] {
         let path = dir.join(name);
-        fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
+        disk::make_dir(&path).map_err(StoreError::io("create", &path))?;
     }
     if found.is_none() {
-        fs::write(&version, format!("{FORMAT}\n")).map_err(StoreError::io("write", &version))?;
+        sync_names_in(&dir.join("blobs"))?;
+        sync_names_in(dir)?;
+        // It says that the directories are there for good, too.
+        write_version(&version).map_err(StoreError::io("write", &version))?;
+        sync_names_in(dir)?;
     }
     let boot = boot_id()?;
     let clean = fs::read_to_string(paths.clean()).is_ok_and(|text| text == boot);
-    match fs::remove_file(paths.clean()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(StoreError::io("remove", &paths.clean())(error));
-        }
-        _ => {}
-    }
+    disk::remove(&paths.clean()).map_err(StoreError::io("remove", &paths.clean()))?;
     let index = list(&paths, !clean)?;
     Ok((paths, lock, boot, index))
+}
+
+fn sync_names_in(dir: &Path) -> Result<(), StoreError> {
+    disk::sync_dir(dir).map_err(StoreError::io("sync", dir))
+}
+
+/// There whole or not at all, also after a power failure: a store is not opened without it.
+fn write_version(path: &Path) -> io::Result<()> {
+    let temporary = path.with_extension(TEMPORARY);
+    let file = DiskFile::create(&temporary)?;
+    file.write_all_at(format!("{FORMAT}\n").as_bytes(), 0)?;
+    file.sync()?;
+    disk::rename(&temporary, path)
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
@@ -122,7 +140,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Changes with each boot: what the page cache held before is only on disk if somebody synced it.
-fn boot_id() -> Result<String, StoreError> {
+pub(super) fn boot_id() -> Result<String, StoreError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     Ok(fs::read_to_string(path).map_err(StoreError::io("read", path))?.trim().to_owned())
 }
@@ -133,13 +151,19 @@ fn list(paths: &Paths, suspect: bool) -> Result<Index, StoreError> {
     for (digest, size, modified) in digests(&paths.blobs())? {
         found.push((digest, size, modified, Kind::Blob(Weak::new())));
     }
-    let complete: std::collections::HashSet<_> = found.iter().map(|(digest, ..)| *digest).collect();
+    let complete: HashSet<_> = found.iter().map(|(digest, ..)| *digest).collect();
     for (digest, size, modified) in digests(&paths.dir.join("partial"))? {
-        if !complete.contains(&digest) {
+        if complete.contains(&digest) {
+            let path = paths.partial(&digest);
+            disk::remove(&path).map_err(StoreError::io("remove", &path))?;
+        } else {
             found.push((digest, size, modified, Kind::Partial { open: Weak::new(), suspect }));
         }
     }
-    remove_temporaries(&paths.dir.join("info"))?;
+    let known: HashSet<Digest> = found.iter().map(|(digest, ..)| *digest).collect();
+    for dir in ["maps", "info"] {
+        remove_strays(&paths.dir.join(dir), &known)?;
+    }
     for (digest, _, used, _) in &mut found {
         if let Ok(noted) = fs::metadata(paths.info(digest)).and_then(|meta| meta.modified()) {
             *used = noted;
@@ -172,11 +196,14 @@ fn digests(dir: &Path) -> Result<Vec<(Digest, u64, SystemTime)>, StoreError> {
     Ok(found)
 }
 
-fn remove_temporaries(dir: &Path) -> Result<(), StoreError> {
+/// Removes what an end between two changes left behind: notes of what is not held, and those half written.
+fn remove_strays(dir: &Path, known: &HashSet<Digest>) -> Result<(), StoreError> {
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))?.flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == TEMPORARY) {
-            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        let of = path.file_stem().and_then(|hex| format!("sha256:{}", hex.to_str()?).parse().ok());
+        let is_temporary = path.extension().is_some_and(|extension| extension == TEMPORARY);
+        if is_temporary || of.is_some_and(|digest| !known.contains(&digest)) {
+            disk::remove(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
     Ok(())

@@ -6,7 +6,6 @@
 mod writer;
 
 use std::{
-    fs::File,
     ops::Range,
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -23,6 +22,7 @@ use super::{
     blob::Blob,
     cached,
     directory::Directory,
+    disk::DiskFile,
     error::StoreError,
     hash::{PrefixHasher, VerifiedDigest, blake3_of},
     map::PieceMap,
@@ -36,7 +36,7 @@ use crate::oci::digest::Digest;
 pub struct Partial {
     digest: Digest,
     layout: Layout,
-    file: File,
+    file: DiskFile,
     path: PathBuf,
     map: PieceMap,
     // Both locks are std: they are held for a few instructions and never across an await.
@@ -71,7 +71,7 @@ impl Partial {
     pub(super) fn new(
         digest: Digest,
         layout: Layout,
-        (file, path): (File, PathBuf),
+        (file, path): (DiskFile, PathBuf),
         map: PieceMap,
         store: &Arc<Directory>,
     ) -> Self {
@@ -109,7 +109,8 @@ impl Partial {
             let Some(statement) = self.map.read(index).map_err(self.io("read the piece map of"))? else { continue };
             let range = self.layout.range(index);
             if suspect {
-                let found = blake3_of(&self.file, range.start, range.end - range.start).map_err(self.io("read"))?;
+                let found =
+                    blake3_of(self.file.file(), range.start, range.end - range.start).map_err(self.io("read"))?;
                 if found != statement.blake3 {
                     self.map.clear(index).map_err(self.io("write the piece map of"))?;
                     continue;
@@ -200,14 +201,14 @@ impl Partial {
     /// [`StoreError::Missing`] when there is none. Blocks for the disk.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError> {
         let length = self.readable(offset, buffer.len())?;
-        self.file.read_exact_at(&mut buffer[..length], offset).map_err(self.io("read"))?;
+        self.file.file().read_exact_at(&mut buffer[..length], offset).map_err(self.io("read"))?;
         Ok(length)
     }
 
     /// As [`read_at`](Self::read_at), but only what is in memory, and never blocks. `None`: nothing is, or it cannot be told.
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         let length = self.readable(offset, buffer.len()).ok()?;
-        cached::read(&self.file, offset, &mut buffer[..length])
+        cached::read(self.file.file(), offset, &mut buffer[..length])
     }
 
     /// How many of `length` bytes at `offset` are here without a gap; 0 only at the end.
@@ -296,7 +297,7 @@ impl Partial {
 
     fn hash_prefix(self: &Arc<Self>, mut hasher: PrefixHasher) {
         while hasher.done() < self.layout.size() {
-            if let Err(error) = hasher.feed(&self.file, self.prefix()).map_err(self.io("read")) {
+            if let Err(error) = hasher.feed(self.file.file(), self.prefix()).map_err(self.io("read")) {
                 return self.fail(error);
             }
             let mut hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,7 +330,7 @@ impl Partial {
 
     /// Syncs bytes and map, then lets the store take the file under its final name.
     fn keep(self: &Arc<Self>, proof: VerifiedDigest) -> Result<Arc<Blob>, StoreError> {
-        self.file.sync_all().map_err(self.io("sync"))?;
+        self.file.sync().map_err(self.io("sync"))?;
         self.map.sync().map_err(self.io("sync the piece map of"))?;
         self.store.upgrade().ok_or(StoreError::Discarded(self.digest))?.admit(proof, self)
     }

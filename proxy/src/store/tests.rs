@@ -1,5 +1,7 @@
 //! What the store promises: crashes, quota, pins, wrong bytes, readers that follow a writer.
 
+mod crash;
+
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,

@@ -38,6 +38,7 @@ use super::{
 use crate::{
     oci::digest::Digest,
     store::{Source, Store},
+    throttle::Throttle,
 };
 
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
@@ -72,6 +73,7 @@ pub(crate) struct Exchange {
     pub(crate) leases: Arc<()>,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
+    upload: Throttle,
     /// Connections of each member.
     places: Places,
     sent: AtomicU64,
@@ -80,7 +82,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>) -> Self {
+    pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>, upload: Throttle) -> Self {
         let (slots, boot) = (Semaphore::new(SLOTS), members.boot());
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
@@ -94,6 +96,7 @@ impl Exchange {
             leases,
             tracker,
             slots,
+            upload,
             places: Places::default(),
             sent: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
@@ -238,6 +241,7 @@ impl Exchange {
             match reader.next().await {
                 Ok(Some(chunk)) => {
                     let length = chunk.len() as u64;
+                    self.upload.pass(length).await;
                     let until = limit.min(Instant::now() + SLOW_READER);
                     match tokio::time::timeout_at(until.into(), send.write_chunk(chunk)).await {
                         Ok(written) => written?,

@@ -184,6 +184,8 @@ impl Fetch<'_> {
         let (blob, given) = (self.wish.partial.digest(), self.wish.given.clone());
         let want = Want { peer: ask.peer, blob, layout: self.layout, patience: ask.patience };
         self.tasks.spawn(async move {
+            // Not yet asked for, so nobody is taken for slow.
+            pool.download().pass(writer.remaining()).await;
             let came = move || given(ask.index, ask.peer);
             let piece = get::piece(&pool, want, writer, |sealer| quarantine.holds(sealer), came).await;
             let _ = reports.send(Report::Piece(ask, piece)).await;

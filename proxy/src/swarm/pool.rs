@@ -19,6 +19,7 @@ use super::{
     frame::{self, ALPN, Answer, Ask, FrameError, Request, Word, code},
     members::Members,
 };
+use crate::throttle::Throttle;
 
 /// A member of the same cluster that takes longer than this is as good as away.
 pub const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
@@ -49,6 +50,7 @@ pub(crate) struct Pool {
     members: Members,
     // std: held for a look-up only.
     slots: Arc<Mutex<HashMap<SocketAddr, Arc<Slot>>>>,
+    download: Throttle,
     tally: Arc<Tally>,
 }
 
@@ -95,8 +97,13 @@ struct Slot {
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint, members: Members, tally: Arc<Tally>) -> Self {
-        Self { endpoint, members, slots: Arc::default(), tally }
+    pub(crate) fn new(endpoint: Endpoint, members: Members, tally: Arc<Tally>, download: Throttle) -> Self {
+        Self { endpoint, members, slots: Arc::default(), tally, download }
+    }
+
+    /// What limits how fast pieces come.
+    pub(crate) fn download(&self) -> &Throttle {
+        &self.download
     }
 
     /// A connection to `peer`, within [`CONNECT_DEADLINE`].

@@ -16,24 +16,40 @@ pub struct Listed {
     pub plain: HashSet<RegistryName>,
 }
 
-/// The list that is in force. Clones share it.
+/// The list that is in force, and which of them are left alone for now. Clones share it.
 #[derive(Debug, Clone, Default)]
-// std: held for a copy of a pointer, never across an await.
-pub struct Listing(Arc<RwLock<Arc<Listed>>>);
+pub struct Listing(Arc<Lists>);
+
+// std: held for a copy of a pointer or one look, never across an await.
+#[derive(Debug, Default)]
+struct Lists {
+    listed: RwLock<Arc<Listed>>,
+    bypassed: RwLock<HashSet<RegistryName>>,
+}
 
 impl Listing {
     /// Begins with this list.
     pub fn new(listed: Listed) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(listed))))
+        Self(Arc::new(Lists { listed: RwLock::new(Arc::new(listed)), bypassed: RwLock::default() }))
     }
 
     /// The list as it is now.
     pub fn now(&self) -> Arc<Listed> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.listed.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on this list.
     pub fn set(&self, listed: Listed) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listed);
+        *self.0.listed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listed);
+    }
+
+    /// Whether the operator wants it left alone, listed or not.
+    pub fn is_bypassed(&self, name: &RegistryName) -> bool {
+        self.0.bypassed.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// From now on these are left alone, and no others.
+    pub fn bypass(&self, names: HashSet<RegistryName>) {
+        *self.0.bypassed.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 }

@@ -94,6 +94,8 @@ reasons! {
     OtherProtocol = "other_protocol" => Splice,
     /// The name is not a listed registry.
     Unlisted = "unlisted" => Splice,
+    /// The operator wants this registry left alone.
+    Bypassed = "bypassed" => Splice,
     /// It is not known which process called.
     CallerUnknown = "caller_unknown" => Splice,
     /// The caller belongs to a pod.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -26,6 +26,8 @@ use crate::{
 };
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection that nobody needs is closed after this.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// What makes two targets the same origin. Connections verified against one set of roots serve no client with
 /// another; sets are interned by whoever makes them, so their address stands for them.
@@ -61,7 +63,7 @@ impl Origin {
         let connector = Connector { target: target.clone(), spare: spare.clone() };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(16)
             .build(connector);
         Self { target, client, spare }
@@ -72,12 +74,32 @@ impl Origin {
         &self.target
     }
 
-    /// Takes over a connection that was made to verify this origin, so that it is not made twice.
+    /// Takes over a connection that was made to verify this origin, so that it is not made twice. It is kept as long as those
+    /// of the pool.
     pub fn adopt(&self, verified: Verified) {
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(verified);
+        let spare = Arc::downgrade(&self.spare);
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE).await;
+            if let Some(spare) = spare.upgrade() {
+                spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+        });
     }
 
+    /// A connection that waited for this request may have gone in the meantime: what is safe to ask twice (RFC 9110, section
+    /// 9.2.2) is asked once more.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Fault> {
+        let is_safe = request.method().is_safe() && request.body().is_end_stream();
+        let (parts, body) = request.into_parts();
+        let again = is_safe.then(|| Request::from_parts(parts.clone(), super::empty()));
+        match (self.once(Request::from_parts(parts, body)).await, again) {
+            (Err(Fault { what: What::Cut, .. }), Some(again)) => self.once(again).await,
+            (answer, _) => answer,
+        }
+    }
+
+    async fn once(&self, request: Request<Body>) -> Result<Response<Incoming>, Fault> {
         self.client.request(request).await.map_err(|error| {
             let what = if error.is_connect() { What::Unreachable } else { What::Cut };
             Fault::with(Side::Registry, what, error)

@@ -1,6 +1,4 @@
-//! Frames of peers, and the four bytes of length before them.
+//! See `waylay_fuzz::frame`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| waylay::swarm::fuzz_frame(bytes));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| waylay_fuzz::frame(input));

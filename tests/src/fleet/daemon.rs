@@ -170,6 +170,24 @@ impl Daemon {
         self.home().join("state/store/blobs/sha256")
     }
 
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.home().join("control.sock")
+    }
+
+    /// Its state directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.home().join("state")
+    }
+
     /// Its process.
     #[must_use]
     pub fn process(&self) -> &Process {

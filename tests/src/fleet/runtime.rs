@@ -21,6 +21,7 @@ pub use self::podman::Podman;
 pub use self::skopeo::Skopeo;
 use super::node::Node;
 use crate::image::Image;
+use crate::saw::saw_pull;
 
 /// Longer than any pull here may take, retries included.
 const PULL_LIMIT: Duration = Duration::from_mins(10);
@@ -169,14 +170,16 @@ impl Runtime {
     /// With the runtime's own words when it refuses.
     pub async fn pull_as(&self, reference: &str, login: Option<&Login>) -> Result<Duration> {
         let started = Instant::now();
-        match self {
+        let pulled = match self {
             Self::Containerd(containerd, false) => containerd.cri_pull(reference, login).await,
             Self::Containerd(containerd, true) => containerd.ctr_pull(reference, login).await,
             Self::Docker(docker) => docker.pull(reference, login).await,
             Self::Podman(podman) => podman.pull(reference, login).await,
             Self::Skopeo(skopeo) => skopeo.pull(reference, login).await,
-        }
-        .with_context(|| format!("pulling {reference}"))?;
+        };
+        let image = reference.split_once('/').map_or(reference, |(_, image)| image);
+        saw_pull(self.kind(), &format!("{image} in {:.1} s", started.elapsed().as_secs_f64()), &pulled);
+        pulled.with_context(|| format!("pulling {reference}"))?;
         Ok(started.elapsed())
     }
 

@@ -115,6 +115,21 @@ fn a_port_that_is_listed_while_it_runs_is_caught_from_then_on_and_no_longer_when
 }
 
 #[test]
+fn a_destination_that_is_bypassed_while_it_runs_passes_and_is_caught_again_afterwards() {
+    in_world(|world: &World| {
+        let _registry = world.server(REGISTRY);
+        let proxy = world.proxy();
+        let mut runtime = world.client("containerd");
+        assert!(runtime.visit(at(REGISTRY)).starts_with("proxy"));
+        proxy.intercept().set_bypass(&[at(REGISTRY), at("198.51.100.8:443")].into()).expect("room for two");
+        assert_eq!(runtime.visit(at(REGISTRY)), DIRECT);
+        assert_eq!(count(proxy.intercept(), Exit::Bypassed), 1);
+        proxy.intercept().set_bypass(&[at("198.51.100.8:443")].into()).expect("room for one");
+        assert!(runtime.visit(at(REGISTRY)).starts_with("proxy"));
+    });
+}
+
+#[test]
 fn a_trial_that_nobody_accepts_is_not_effective_until_somebody_does() {
     in_world(|world: &World| {
         let mut proxy = Proxy::start_paused(&world.config()).expect("attached");
@@ -123,6 +138,21 @@ fn a_trial_that_nobody_accepts_is_not_effective_until_somebody_does() {
         assert!(!proxy.intercept().is_effective());
         proxy.accept().expect("accepting");
         proxy.intercept().prove(PATIENCE).expect("effective again");
+        assert!(proxy.intercept().is_effective());
+    });
+}
+
+#[test]
+fn trials_at_the_same_time_do_not_spoil_each_other() {
+    in_world(|world: &World| {
+        let proxy = world.proxy();
+        std::thread::scope(|scope| {
+            let prove = || (0..50).try_for_each(|_| proxy.intercept().prove(PATIENCE));
+            let others: Vec<_> = (0..3).map(|_| scope.spawn(prove)).collect();
+            for other in others {
+                other.join().expect("no panic").expect("effective");
+            }
+        });
         assert!(proxy.intercept().is_effective());
     });
 }

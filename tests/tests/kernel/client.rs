@@ -7,6 +7,8 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
+use waylay_tests::saw::saw;
+
 use super::{
     wire::{Kind, Reply, Step},
     world::{PATIENCE, eventually},
@@ -105,7 +107,10 @@ impl Client {
     /// What the server at the other end says.
     pub(crate) fn banner(&mut self) -> String {
         match self.step(Step::Banner { within_ms: PATIENCE.as_millis() as u64 }) {
-            Reply::Line(line) => line,
+            Reply::Line(line) => {
+                saw("a process", if line.is_empty() { "closed" } else { &line });
+                line
+            }
             other => panic!("reading the banner: {other:?}"),
         }
     }
@@ -124,6 +129,7 @@ impl Client {
     /// that has not reached its exec() still holds a copy of the closed descriptor.
     pub(crate) fn soon(&mut self, to: SocketAddr, banner: &str) {
         eventually(banner, || (self.glance(to)? == banner).then_some(()));
+        saw("a process", banner);
     }
 
     /// Connects a new socket and reads the banner.

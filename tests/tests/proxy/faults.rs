@@ -142,6 +142,18 @@ async fn a_registry_that_hangs_up_is_named() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_gone_when_it_is_needed_fails_no_request() {
+    let (registry, node, client, layer) = ready(MIB).await;
+    let before = registry.blob_gets();
+    registry.fault(blobs().gets().first(1), Fault::HangUp);
+    assert_eq!(client.blob("app", &layer.digest).await.unwrap(), layer.bytes);
+    assert_eq!(registry.blob_gets() - before, 2, "the one that was cut, and the one that was answered");
+    let lines = node.pulls(2).await;
+    let about = line(&lines, &layer.digest);
+    assert_eq!((about.status, about.fault.as_str(), about.registry_bytes), (200, "-", layer.size()));
+}
+
+#[tokio::test]
 async fn a_registry_that_goes_in_the_middle_and_comes_back() {
     let (registry, node, client, layer) = ready(8 * MIB).await;
     let gate = registry.stall(blobs().gets().first(1), 3 * MIB);

@@ -8,8 +8,11 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use waylay::oci::Digest;
-use waylay_tests::scripted::{
-    Client, KIB, Kind, MIB, Node, Registry, Reply, Running, layers, noise, request, request_with,
+use waylay_tests::{
+    saw::saw,
+    scripted::{
+        Client, Fault, KIB, Kind, MIB, Node, Registry, Reply, Running, layers, noise, request, request_with, tags,
+    },
 };
 
 async fn beside() -> (Running, Node) {
@@ -140,6 +143,38 @@ async fn the_clients_headers_arrive_and_nothing_is_added() {
     registry.client().header(name, "as it was").token("opaque").get("/v2/app/manifests/1").await.unwrap();
     let seen = registry.requests();
     assert_eq!(seen[0].headers, seen[1].headers);
+}
+
+/// Docker Hub tells in headers how many pulls are left.
+#[tokio::test]
+async fn what_a_registry_counts_is_told_to_the_client() {
+    let (registry, node) = beside().await;
+    registry.fault(tags(), Fault::Header("ratelimit-remaining", "76;w=21600".to_owned()));
+    let path = registry.image("app:1").tag_path();
+    // The second GET costs the registry a HEAD only.
+    for method in [Method::HEAD, Method::GET, Method::GET] {
+        let reply = node.client().send(request(method.clone(), &path)).await.unwrap();
+        saw("a client", format_args!("{method} {}, {:?}", reply.status, reply.header("ratelimit-remaining")));
+        assert_eq!((reply.status, reply.header("ratelimit-remaining")), (StatusCode::OK, Some("76;w=21600")));
+        reply.bytes().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_to_go_on_is_told() {
+    let (registry, node) = beside().await;
+    let client = node.client();
+    let session = location(&client.send(request(Method::POST, "/v2/new/blobs/uploads/")).await.unwrap());
+    let host = registry.name();
+    let patch = format!(
+        "PATCH {session} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\
+         Connection: close\r\n\r\nhello"
+    );
+    let said = String::from_utf8(client.raw(patch.as_bytes()).await.unwrap()).unwrap();
+    let states: Vec<&str> = said.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+    saw("a client", states.join(", "));
+    assert_eq!(states, ["HTTP/1.1 100 Continue", "HTTP/1.1 202 Accepted"]);
+    assert_eq!(registry.requests().last().unwrap().received, 5);
 }
 
 #[tokio::test]

@@ -1,7 +1,14 @@
 //! Two nodes: the second asks its neighbour, within the rights that the registry gives, and does without it when it must.
 
+use std::time::{Duration, Instant};
+
 use http::{Method, StatusCode};
-use waylay_tests::scripted::{Cluster, Fault, KIB, MIB, Node, Registry, Running, blobs, layers};
+use tokio::net::UdpSocket;
+use waylay_tests::{
+    saw::saw,
+    scripted::{Cluster, Fault, KIB, MIB, Node, Registry, Running, blobs, layers},
+    wait::eventually,
+};
 
 use super::{line, status, sum};
 
@@ -122,6 +129,60 @@ async fn a_neighbour_that_is_gone_costs_a_moment_and_no_pull() {
     assert_eq!(two.client().pull("app:1").await.unwrap().layers, std::slice::from_ref(&layer.bytes));
     let lines = two.pulls(3).await;
     assert_eq!(line(&lines, &layer.digest).registry_bytes, layer.size());
+}
+
+#[tokio::test]
+async fn a_neighbour_that_never_answers_costs_less_than_five_seconds() {
+    let registry = Registry::new().image("app:1", layers([4 * MIB, 40 * MIB])).start().await;
+    let (one, two, cluster) = neighbours(&registry).await;
+    told(&registry, &one, &two, &one.client(), "app:1").await;
+    let image = registry.image("app:1");
+    drop(one);
+    // What comes to its address is taken, and nothing ever comes back.
+    let hole = eventually("the address to be free", Duration::from_secs(10), async || {
+        Ok(UdpSocket::bind(cluster.addresses()[0]).await.ok())
+    });
+    let _hole = hole.await.unwrap();
+    let client = two.client();
+    client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
+    for layer in &image.layers {
+        let asked = Instant::now();
+        let reply = client.get(&image.blob_path(layer)).await.unwrap();
+        let waited = asked.elapsed();
+        saw("a client", format_args!("headers after {:.1} s", waited.as_secs_f64()));
+        assert!(waited < Duration::from_secs(5), "{waited:?}: containerd gives up at 30 s");
+        assert_eq!(reply.success().await.unwrap(), layer.bytes);
+    }
+    let lines = two.pulls(3).await;
+    for layer in &image.layers {
+        assert_eq!(line(&lines, &layer.digest).registry_bytes, layer.size());
+    }
+}
+
+#[tokio::test]
+async fn an_operators_rates_are_kept_and_no_pull_fails_of_them() {
+    // 9 MiB at 4 MiB a second, of which a quarter may come at once.
+    let least = Duration::from_millis(1900);
+    for (one_has, two_has) in [
+        ("upload_rate = \"4MiB\"\n", ""),
+        ("", "download_rate = \"4MiB\"\n"),
+        ("[pull]\nregistry_rate = \"4MiB\"\n", ""),
+    ] {
+        let registry = Registry::new().image("app:1", layers([9 * MIB])).start().await;
+        let cluster = Cluster::of(2);
+        let one = Node::beside(&registry).member(&cluster, 0).configured(one_has).start().await;
+        let two = Node::beside(&registry).member(&cluster, 1).configured(two_has).start().await;
+        let begun = Instant::now();
+        told(&registry, &one, &two, &one.client(), "app:1").await;
+        let first = begun.elapsed();
+        let begun = Instant::now();
+        let layer = registry.image("app:1").layers[0].clone();
+        assert_eq!(two.client().pull("app:1").await.unwrap().layers, std::slice::from_ref(&layer.bytes));
+        let second = begun.elapsed();
+        let held_up = if one_has.contains("registry_rate") { first } else { second };
+        assert!(held_up >= least, "{one_has}{two_has}: {first:?}, {second:?}");
+        assert_eq!(line(&two.pulls(3).await, &layer.digest).peer_bytes, layer.size());
+    }
 }
 
 #[tokio::test]

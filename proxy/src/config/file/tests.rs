@@ -24,6 +24,8 @@ fn errors_name_the_key_the_value_and_the_reason() {
         ("[store]\nqouta = \"1GiB\"", "qouta"),
         ("[store]\nquota = \"1MiB\"", "store.quota = \"1.0 MiB\": must be at least 64MiB"),
         ("[store]\nquota = \"much\"", "quota"),
+        ("[pull]\nregistry_rate = \"1MiB\"", "pull.registry_rate = \"1.0 MiB\": must be at least 4MiB"),
+        ("[pull]\nregistry_rate = \"4GiB\"", "and less than 4GiB"),
         ("registries = [\"a b\"]", "registries = \"a b\""),
         ("state_dir = \"here\"", "state_dir = \"here\": must be an absolute path"),
         ("[proxy]\nlisten = [\"0.0.0.0:0\"]", "proxy.listen = \"0.0.0.0:0\": must be a loopback address"),

@@ -1,6 +1,6 @@
 //! Writing one piece: bytes go to disk and through BLAKE3 as they come, and count only when the statement agrees.
 
-use std::{os::unix::fs::FileExt, sync::Arc};
+use std::sync::Arc;
 
 use super::Partial;
 use crate::store::{error::StoreError, piece::Statement};

@@ -76,3 +76,12 @@ proptest! {
         prop_assert_eq!(Pieces::all(size).to_set().unwrap().count_ones(..), count);
     }
 }
+
+#[test]
+fn no_frame_of_the_fuzzers_corpus_breaks_anything() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/frame");
+    let frames: Vec<_> =
+        std::fs::read_dir(corpus).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    assert!(!frames.is_empty());
+    frames.iter().for_each(|frame| fuzz(frame));
+}

@@ -12,6 +12,7 @@ use serde_json::Value;
 use waylay::oci::Digest;
 
 use super::{Client, ClientError, PoisonError, Reply, request};
+use crate::saw::saw_pull;
 
 /// What containerd accepts as a manifest.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
@@ -43,6 +44,12 @@ impl Client {
     /// # Errors
     /// At the first thing that is not as it should be.
     pub async fn pull(&self, reference: &str) -> Result<Pulled, ClientError> {
+        let pulled = self.pull_by_head(reference).await;
+        saw_pull("a client", reference, &pulled);
+        pulled
+    }
+
+    async fn pull_by_head(&self, reference: &str) -> Result<Pulled, ClientError> {
         let (repository, tag) = split(reference);
         let path = format!("/v2/{repository}/manifests/{tag}");
         let reply = self.ask(Method::HEAD, repository, &path, None).await?;
