@@ -89,7 +89,9 @@ impl Core {
             low_disk: config.store.low_disk,
         })?;
         let swarm = match &config.swarm {
-            Some(swarm) => Swarm::start(members::resolve(swarm)?, store.clone()).await?,
+            Some(swarm) => {
+                Swarm::start(members::resolve(swarm, config.state_dir.join("members"))?, store.clone()).await?
+            }
             None => Swarm::alone(),
         };
         let upstream = Upstream::new(resolver, Throttle::new(config.pull.registry_rate));

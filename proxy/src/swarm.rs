@@ -16,6 +16,7 @@ mod fetch;
 mod frame;
 mod gossip;
 mod herald;
+mod known;
 mod locate;
 mod members;
 mod names;
@@ -32,7 +33,7 @@ mod tests;
 mod tracker;
 mod watch;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::task::JoinSet;
@@ -80,6 +81,8 @@ pub struct Config {
     pub members: Vec<SocketAddr>,
     /// Names whose addresses are members too.
     pub names: Vec<Name>,
+    /// Where to remember who the members are, for the next start; `None` to begin with those above each time.
+    pub known: Option<PathBuf>,
     /// Bytes per second of pieces given to other members at most.
     pub upload: Option<u64>,
     /// Bytes per second of pieces taken from other members at most.
@@ -150,7 +153,7 @@ impl Swarm {
             return Err(StartError::Unspecified(me));
         }
         let key = secret.node_key(me);
-        let Config { zone, secrets, members: fixed, names, upload, download, pace, .. } = config;
+        let Config { zone, secrets, members: fixed, names, known, upload, download, pace, .. } = config;
         let members = Members::new(me, key.clone(), &zone, secrets, &fixed, pace);
         let endpoint = endpoint::bind(listen, key.clone(), &members).await?;
         let (gossip, heard) = Gossip::start(endpoint.clone(), &members).await?;
@@ -168,6 +171,10 @@ impl Swarm {
         tasks.spawn(gossip.clone().speak(members.clone()));
         for name in names {
             tasks.spawn(name.watch(members.clone()));
+        }
+        if let Some(path) = known {
+            members.add(&known::read(&path), false);
+            tasks.spawn(known::keep(path, members.clone()));
         }
         let net = Net { endpoint, members, pool, exchange, gossip, watch, _tasks: tasks };
         tracing::info!(advertised = %me, members = fixed.len(), "the swarm has started");

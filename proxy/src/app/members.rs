@@ -46,11 +46,11 @@ pub(super) enum TokenFileError {
     },
 }
 
-/// The swarm's part of the configuration, with the token read.
+/// The swarm's part of the configuration, with the token read. `known` is where members are remembered.
 ///
 /// # Errors
 /// When the token's file cannot be used.
-pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFileError> {
+pub(super) fn resolve(config: &config::Swarm, known: PathBuf) -> Result<swarm::Config, TokenFileError> {
     let tokens = read(&config.token_file)?;
     let (mut members, mut names) = (Vec::new(), Vec::new());
     for member in &config.members {
@@ -72,6 +72,7 @@ pub(super) fn resolve(config: &config::Swarm) -> Result<swarm::Config, TokenFile
         zone: config.zone.clone(),
         members,
         names,
+        known: Some(known),
         upload: config.upload_rate,
         download: config.download_rate,
         pace: swarm::Pace::default(),
@@ -133,7 +134,7 @@ mod tests {
             upload_rate: None,
             download_rate: None,
         };
-        let resolved = resolve(&swarm).unwrap();
+        let resolved = resolve(&swarm, PathBuf::from("known")).unwrap();
         assert_eq!(resolved.secrets, [new.secret.clone(), old.secret]);
         assert_eq!(resolved.members, [([10, 0, 0, 1], 2).into()], "each once, without ourselves");
         for text in ["", "\n \n", &format!("{0}\n{0}\n{0}\n", *new.encode())] {

@@ -115,6 +115,7 @@ fn config_at(listen: SocketAddr, members: &[SocketAddr], secret_: u8) -> Config 
         zone: String::new(),
         members: members.to_vec(),
         names: vec![],
+        known: None,
         upload: None,
         download: None,
         pace: Pace::default(),

@@ -29,6 +29,8 @@ struct World {
     start: Instant,
     now: Instant,
     nodes: Vec<Option<Roster>>,
+    /// What each has on its disk: whom it knew.
+    known: Vec<Vec<SocketAddr>>,
     /// Nodes reach each other when they are on one side.
     side: Vec<bool>,
     late: Vec<(Instant, usize, Late)>,
@@ -49,6 +51,7 @@ impl World {
             start,
             now: start,
             nodes: Vec::new(),
+            known: vec![Vec::new(); count],
             side: vec![true; count],
             late: Vec::new(),
             loss: 0,
@@ -67,7 +70,16 @@ impl World {
         let boot = self.rng.random();
         let mut roster = Roster::new(key(n), addr(n), boot, count, "", Pace::default(), self.now);
         roster.add(addr(0), true, self.now);
+        self.end(n);
+        self.known[n].iter().for_each(|addr| roster.add(*addr, false, self.now));
         self.nodes[n] = Some(roster);
+    }
+
+    /// What it knew is on its disk.
+    fn end(&mut self, n: usize) -> Option<Roster> {
+        let roster = self.nodes[n].take()?;
+        self.known[n] = roster.members().map(|(addr, _)| addr).collect();
+        Some(roster)
     }
 
     fn number(&self, of: SocketAddr) -> usize {
@@ -256,9 +268,9 @@ fn trouble(nodes: usize) -> impl Strategy<Value = Trouble> {
 
 fn happen(world: &mut World, trouble: Trouble) {
     match trouble {
-        Trouble::Vanish(n) => world.nodes[n] = None,
+        Trouble::Vanish(n) => drop(world.end(n)),
         Trouble::Leave(n) => {
-            if let Some(mut node) = world.nodes[n].take() {
+            if let Some(mut node) = world.end(n) {
                 let goodbye = node.leave();
                 world.tell(n, &goodbye);
             }
@@ -295,6 +307,21 @@ proptest! {
         world.run(Duration::from_secs(240));
         prop_assert_eq!(world.disagreement(), None, "{}", shown);
     }
+}
+
+/// As when the power comes back, and the one in everybody's token was taken out of service long ago.
+#[test]
+fn all_that_start_again_at_once_find_each_other_without_the_one_that_was_named() {
+    let mut world = World::new(9, 7);
+    world.run(Duration::from_secs(30));
+    happen(&mut world, Trouble::Leave(0));
+    world.run(Duration::from_secs(30));
+    happen(&mut world, Trouble::Cut(0b1111_0000));
+    (1..9).for_each(|n| world.boot(n, 5000));
+    world.run(Duration::from_secs(5));
+    happen(&mut world, Trouble::Heal);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.disagreement(), None);
 }
 
 #[test]

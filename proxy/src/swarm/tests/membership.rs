@@ -155,3 +155,44 @@ async fn the_addresses_of_a_name_are_members_and_a_name_without_any_is_no_error(
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_were_restarted_find_each_other_when_nobody_who_was_named_is_left() {
+    let dir = TempDir::new().unwrap();
+    let known = |n: usize| Some(dir.path().join(format!("members.{n}")));
+    let first = Member::start(&[]).await;
+    let with = |n: usize, listen| Config {
+        known: known(n),
+        pace: Pace::faster(FASTER),
+        ..config_at(listen, &[first.addr], 1)
+    };
+    let mut members = Vec::new();
+    for n in 0..3 {
+        members.push(Member::with(with(n, loopback())).await);
+    }
+    let addrs: Vec<_> = members.iter().map(|member| member.addr).collect();
+    eventually("all are remembered", || async {
+        let remembered = |n: usize| {
+            let there = known::read(&known(n)?);
+            addrs.iter().filter(|addr| **addr != addrs[n]).all(|addr| there.contains(addr)).then_some(())
+        };
+        (0..3).all(|n| remembered(n).is_some()).then_some(())
+    })
+    .await;
+    let named = first.addr;
+    drop(first);
+    drop(members);
+    let mut members = Vec::new();
+    for (n, addr) in addrs.iter().enumerate() {
+        let start = || async {
+            let dir = TempDir::new().unwrap();
+            let at = store::Config { dir: dir.path().to_owned(), quota: MIB, low_disk: 0 };
+            let store = Store::open(at).unwrap();
+            let config = Config { known: known(n), pace: Pace::faster(FASTER), ..config_at(*addr, &[named], 1) };
+            let swarm = Swarm::start(config, store.clone()).await.ok()?;
+            Some(Member { swarm, addr: *addr, store, _dir: dir })
+        };
+        members.push(eventually("the port is free again", start).await);
+    }
+    agree(&members).await;
+}
