@@ -42,7 +42,10 @@ use crate::{
     fault::{Fault, Side, What},
     metrics::Metrics,
     oci::Digest,
-    store::{Blob, Partial, Provenance, Store, StoreError, piece::Layout},
+    store::{
+        Blob, Partial, Provenance, Store, StoreError,
+        piece::{Layout, Statement},
+    },
     swarm::{Located, Swarm},
     telemetry::Trace,
     upstream::{Body, Head, Origin, Upstream},
@@ -112,6 +115,8 @@ struct Inner {
     /// Whose blob an unfinished one is gets decided by one at a time.
     begins: Turns,
     distrusted: moka::sync::Cache<Digest, ()>,
+    /// What was stated about blobs that did not add up, by somebody who is quarantined for it.
+    accused: moka::sync::Cache<Digest, Arc<[Statement]>>,
 }
 
 impl Found {
@@ -125,8 +130,11 @@ impl Content {
     /// Serves from these sources.
     pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>, trace: Trace) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
+        // As long as the distrust lasts, and no more than a few megabytes of it.
+        let weigh = |_: &Digest, stated: &Arc<[Statement]>| u32::try_from(stated.len()).unwrap_or(u32::MAX).max(1);
+        let accused = moka::sync::Cache::builder().weigher(weigh).max_capacity(1 << 14).time_to_live(DISTRUST).build();
         let (flights, turns, begins) = (Mutex::default(), Turns::default(), Turns::default());
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, distrusted }))
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, distrusted, accused }))
     }
 
     /// This node's own store.

@@ -10,7 +10,7 @@ mod tests;
 
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use waylay_certs::RegistryName;
 
 pub use self::why::{rate, seconds, short};
@@ -40,7 +40,7 @@ pub enum Subject {
 pub struct BadSubject(String);
 
 /// The last pull of a subject.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
     /// The program that pulled.
     pub program: String,
@@ -67,7 +67,7 @@ pub struct Explained {
 }
 
 /// All requests for one digest or tag in a pull, together.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     /// `blob`, `manifest` or `tag`.
     pub what: String,
@@ -98,7 +98,7 @@ pub struct Asked {
 }
 
 /// Who gave bytes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// `store`, `registry`, or a member's address.
     pub from: String,

@@ -221,6 +221,11 @@ impl Swarm {
         }
     }
 
+    /// Takes its pieces again: what it stated was right.
+    pub fn acquit(&self, sealer: &EndpointId) {
+        self.inner.quarantine.lift(sealer);
+    }
+
     /// Whether this node itself is the sealer.
     pub fn is_own(&self, sealer: &EndpointId) -> bool {
         *sealer == self.inner.key.public()

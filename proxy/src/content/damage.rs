@@ -1,6 +1,10 @@
 //! Bytes that are not what their digest says: who is to blame, and what follows on this node's own disk.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use iroh_base::EndpointId;
 
@@ -12,7 +16,7 @@ use super::{
 use crate::{
     fault::{Fault, Side, What},
     oci::Digest,
-    store::Provenance,
+    store::{Partial, Provenance, piece::Statement},
     swarm::Located,
     upstream::Body,
 };
@@ -43,8 +47,10 @@ impl Content {
     }
 }
 
-/// The whole is not what its digest says: whoever stated its pieces is no longer believed.
-pub(super) fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
+/// The whole is not what its digest says. Which of those who stated its pieces was wrong, only the right bytes can show:
+/// until [`acquit`] has seen them, none of them is believed.
+pub(super) fn blame(content: &Inner, shared: &Shared, digest: Digest, stated: &Arc<[Statement]>) {
+    let sealers: BTreeSet<_> = stated.iter().filter_map(|said| EndpointId::from_bytes(&said.sealer).ok()).collect();
     let mut peers = 0;
     for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
         peers += 1;
@@ -55,5 +61,48 @@ pub(super) fn blame(content: &Inner, shared: &Shared, sealers: &[EndpointId]) {
     }
     if peers == 0 {
         shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
+    } else {
+        content.accused.insert(digest, stated.clone());
+    }
+}
+
+/// The right bytes are here: whoever stated the same of its pieces has been wronged. Blocks for the disk.
+pub(super) fn acquit(content: &Inner, partial: &Partial) {
+    let Some(stated) = content.accused.remove(&partial.digest()) else { return };
+    let right = |index| partial.statement(index).ok().flatten().map(|statement| statement.blake3);
+    for sealer in honest(&stated, right) {
+        content.swarm.acquit(&sealer);
+    }
+}
+
+/// Those who said nothing about the pieces but what is `right`.
+fn honest(stated: &[Statement], right: impl Fn(u32) -> Option<[u8; 32]>) -> Vec<EndpointId> {
+    let mut sealers = BTreeMap::new();
+    for said in stated {
+        *sealers.entry(said.sealer).or_insert(true) &= right(said.index) == Some(said.blake3);
+    }
+    let honest = sealers.into_iter().filter(|(_, honest)| *honest);
+    honest.filter_map(|(sealer, _)| EndpointId::from_bytes(&sealer).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh_base::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn who_was_wrong_about_one_piece_stays_accused_and_nobody_else() {
+        let [always, once, unknown] = [1, 2, 3].map(|n| SecretKey::from_bytes(&[n; 32]));
+        let right = |index: u32| (index < 4).then_some([index as u8; 32]);
+        let say = |key: &SecretKey, index, blake3| Statement::sign(key, Digest::of(b"x"), 9, index, blake3);
+        let stated = [
+            say(&always, 0, [0; 32]),
+            say(&once, 1, [1; 32]),
+            say(&once, 2, [9; 32]),
+            say(&always, 3, [3; 32]),
+            say(&unknown, 4, [4; 32]),
+        ];
+        assert_eq!(honest(&stated, right), [always.public()]);
     }
 }

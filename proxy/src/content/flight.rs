@@ -300,14 +300,16 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
                 shared.course.verified();
                 // The store goes on under its own power; later clients find it there.
                 let stored = partial.stored().await;
+                let judge = content.clone();
+                let _ = blocking(move || damage::acquit(&judge, &partial)).await;
                 shared.live.store(false, Ordering::Release);
                 if let Err(error) = stored {
                     shared.note(&content, &store_fault(error));
                 }
                 return;
             }
-            Err(StoreError::Mismatch { sealers, .. }) => {
-                damage::blame(&content, &shared, &sealers);
+            Err(StoreError::Mismatch { stated, .. }) => {
+                damage::blame(&content, &shared, shared.digest, &stated);
                 // Nobody has seen a byte of a blob that is verified first: begin again, from the registry alone.
                 let again =
                     partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);

@@ -2,8 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use iroh_base::EndpointId;
-
+use super::piece::Statement;
 use crate::oci::digest::Digest;
 
 /// Why the store could not do what was asked. Clonable, because every reader of an unfinished blob gets the same answer.
@@ -101,13 +100,13 @@ pub enum StoreError {
         /// The first of them.
         offset: u64,
     },
-    /// All pieces came and the whole is not the blob. Its pieces are gone; `sealers` stated them.
+    /// All pieces came and the whole is not the blob. Its pieces are gone.
     #[error("the bytes do not add up to {digest}")]
     Mismatch {
         /// Which blob.
         digest: Digest,
-        /// The nodes that stated the pieces, each once.
-        sealers: Vec<EndpointId>,
+        /// What had been stated about them.
+        stated: Arc<[Statement]>,
     },
     /// The unfinished blob was thrown away by somebody else.
     #[error("{0} was discarded")]

@@ -13,7 +13,6 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
-use iroh_base::EndpointId;
 use tokio::{runtime::Handle, sync::watch};
 
 pub use writer::PieceWriter;
@@ -318,8 +317,8 @@ impl Partial {
                 self.changed.send_replace(());
             }
             None => {
-                let sealers = self.sealers();
-                let error = StoreError::Mismatch { digest: self.digest, sealers };
+                let stated = (0..self.layout.count()).filter_map(|index| self.map.read(index).ok().flatten()).collect();
+                let error = StoreError::Mismatch { digest: self.digest, stated };
                 match self.store.upgrade() {
                     Some(store) => store.forget(self, error),
                     None => self.fail(error),
@@ -333,16 +332,6 @@ impl Partial {
         self.file.sync().map_err(self.io("sync"))?;
         self.map.sync().map_err(self.io("sync the piece map of"))?;
         self.store.upgrade().ok_or(StoreError::Discarded(self.digest))?.admit(proof, self)
-    }
-
-    fn sealers(&self) -> Vec<EndpointId> {
-        let mut sealers: Vec<EndpointId> = (0..self.layout.count())
-            .filter_map(|index| self.map.read(index).ok().flatten())
-            .filter_map(|statement| EndpointId::from_bytes(&statement.sealer).ok())
-            .collect();
-        sealers.sort_unstable();
-        sealers.dedup();
-        sealers
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,4 +1,4 @@
-//! Nodes whose statements were about wrong bytes: their pieces are not taken for a while, whoever relays them.
+//! Nodes that may have stated wrong bytes: their pieces are not taken for a while, whoever relays them.
 
 use std::time::Duration;
 
@@ -24,8 +24,15 @@ impl Default for Quarantine {
 
 impl Quarantine {
     pub(crate) fn add(&self, sealer: EndpointId) {
-        tracing::warn!(sealer = %sealer.fmt_short(), "a node stated wrong pieces, none of its are taken for a while");
+        tracing::warn!(sealer = %sealer.fmt_short(), "a node stated pieces of a blob that did not add up, none of its are taken for a while");
         self.sealers.insert(sealer, ());
+    }
+
+    /// It was somebody else.
+    pub(crate) fn lift(&self, sealer: &EndpointId) {
+        if self.sealers.remove(sealer).is_some() {
+            tracing::info!(sealer = %sealer.fmt_short(), "a node had stated the right pieces, and is believed again");
+        }
     }
 
     pub(crate) fn holds(&self, sealer: &EndpointId) -> bool {

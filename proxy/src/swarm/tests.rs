@@ -288,6 +288,34 @@ async fn a_peer_that_sends_wrong_bytes() {
     tricked(Trick::WrongBytes, Blame::Corrupt).await;
 }
 
+/// Which of them is right, only the whole can say: until then both are believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_state_different_hashes_for_one_piece() {
+    let b = Node::start(&[]).await;
+    let good = Node::start(&[b.addr()]).await;
+    let bytes = content(12, 4 * MIB);
+    let fake = Fake::start(b.addr(), Trick::OtherBytes, bytes.clone()).await;
+    let liar = secret(1).node_key(fake.addr).public();
+    b.knows(good.addr()).await;
+    eventually("the fake is a member", || async {
+        b.swarm.status().members.iter().any(|member| member.addr == fake.addr).then_some(())
+    })
+    .await;
+    let digest = good.put(&bytes).await;
+    let both = located(4 * MIB, &[Provider { addr: fake.addr, complete: true }, good.provider()]);
+    let (partial, fetched) = b.fetch(&both, digest).await;
+    let is_known = |fault: &PeerFault| matches!(fault.blame, Blame::Corrupt | Blame::Lied);
+    assert!(fetched.missing.is_empty() && !fetched.faults.iter().any(is_known), "not yet: {fetched:?}");
+    assert!(fetched.bytes.iter().any(|(addr, _)| *addr == fake.addr), "nothing was asked of the liar: {fetched:?}");
+    let Err(StoreError::Mismatch { stated, .. }) = partial.verified().await else { panic!("it is wrong") };
+    assert!(stated.iter().any(|said| said.sealer == *liar.as_bytes()), "the liar is among those who may have lied");
+    assert!(b.store.get(&digest).is_none());
+    b.swarm.quarantine(liar);
+    let (partial, fetched) = b.fetch(&both, digest).await;
+    assert!(fetched.missing.is_empty() && partial.verified().await.is_ok());
+    assert!(fetched.bytes.iter().all(|(addr, _)| *addr == good.addr()), "and nothing more of the liar's: {fetched:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_never_answers() {
     tricked(Trick::Silence, Blame::Stall).await;

@@ -12,6 +12,9 @@ mod mirror;
 mod rate;
 mod round;
 mod runtime;
+mod timeline;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
@@ -50,6 +53,9 @@ pub struct Options {
     /// Leave out the direct pulls and the mirror.
     #[arg(long)]
     skip_baselines: bool,
+    /// Draw into this file where each node's bytes came from, and when, in the last round.
+    #[arg(long, value_name = "FILE.svg")]
+    timeline: Option<PathBuf>,
 }
 
 pub(super) async fn run(options: &Options) -> Result<Report> {
@@ -89,6 +95,9 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             round.egress as f64 / round.image_bytes as f64,
             round.idle * 100.0
         );
+        if let Some(file) = options.timeline.as_ref().filter(|_| number == usize::from(options.rounds)) {
+            timeline::save(file, &daemons, &round.image, setup.bound(round.image_bytes))?;
+        }
         rounds.push(round);
         for n in scene.doomed(number) {
             daemons[n].restart().await?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::blob::Blob;
 use super::client::{self, As, Body, Fetched, Task};
-use super::measure::{Idle, cpu, median};
+use super::measure::{Idle, cpu, median, touch};
 use super::report::{Report, Target};
 use crate::fleet::{Daemon, Fleet, Node};
 
@@ -63,6 +63,8 @@ async fn measure(fleet: &Fleet, daemons: &[Daemon], wires: &str) -> Result<Wires
         let blob = Blob::create(fleet, BLOB_MIB)?;
         fetch(first, As::Runtime(&giver_trust), &at, &blob, Body::Discard).await?;
         let direct = fetch(second, As::Stranger, &at, &blob, Body::Verify).await?;
+        // What is written meanwhile: the taker's copy, and all that is in flight.
+        touch(2 * blob.bytes)?;
         let (counted, before) = (taker.counters().await?.by_source(), both(giver, taker)?);
         let idle = Idle::begin()?;
         let through = fetch(second, As::Runtime(&taker_trust), &at, &blob, Body::Verify).await?;

@@ -25,6 +25,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trick {
     WrongBytes,
+    /// Wrong bytes, and a statement that says so.
+    OtherBytes,
     Silence,
     StopsMidway,
     DiesMidway,
@@ -110,9 +112,12 @@ async fn stream(
     let range = layout.range(index);
     let mut piece = bytes[range.start as usize..range.end as usize].to_vec();
     let key = secret(1).node_key(addr);
+    let half = piece.len() / 2;
+    if trick == Trick::OtherBytes {
+        piece[half] ^= 1;
+    }
     let stated = if trick == Trick::OtherPiece { index + 1 } else { index };
     let mut statement = Statement::sign(&key, blob, layout.size(), stated, blake3::hash(&piece).into());
-    let half = piece.len() / 2;
     match trick {
         Trick::Silence => return std::future::pending().await,
         Trick::HugeFrame => {
@@ -122,7 +127,7 @@ async fn stream(
         Trick::NotHere => return answer(send, &Answer::Piece(None)).await,
         Trick::BadSignature => statement.signature[0] ^= 1,
         Trick::WrongBytes => piece[half] ^= 1,
-        Trick::OtherPiece | Trick::StopsMidway | Trick::DiesMidway | Trick::Short => {}
+        Trick::OtherBytes | Trick::OtherPiece | Trick::StopsMidway | Trick::DiesMidway | Trick::Short => {}
     }
     if frame::send(&mut send, &Answer::Piece(Some(statement))).await.is_err() {
         return;

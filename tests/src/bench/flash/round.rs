@@ -13,7 +13,7 @@ use super::image::Image;
 use super::mirror::Mirror;
 use super::runtime::{Clients, built_in};
 use crate::bench::client::As;
-use crate::bench::measure::{Idle, cpu, resident};
+use crate::bench::measure::{Idle, cpu, resident, touch};
 use crate::fleet::network::Link;
 use crate::fleet::{Daemon, Fleet, Node};
 use crate::wait::eventually;
@@ -36,6 +36,8 @@ pub(super) struct Scene<'a> {
 
 /// What was measured in one round.
 pub(super) struct Round {
+    /// The image as people name it.
+    pub(super) image: String,
     pub(super) image_bytes: u64,
     pub(super) direct: Option<Crowd>,
     pub(super) mirror: Option<Crowd>,
@@ -73,13 +75,17 @@ impl Scene<'_> {
         self.silence(limit).await?;
         let (logged, carried) = (registry.blob_bytes()?, registry.node().link().carried()?);
         let crossed = self.crossed()?;
+        // All copies, and as much again for what is in flight.
+        touch(2 * image.bytes * self.nodes.len() as u64)?;
         let (spent, idle) = (spent(daemons)?, Idle::begin()?);
         let waylay = self.through(daemons, pace, &image, number).await?;
         let (idle, yielding) = (idle.share()?, idle.yielding()?);
         // A request that was given up or still runs is in the log only when it has ended.
         self.silence(limit).await?;
         let peaks = daemons.iter().filter_map(|daemon| resident(daemon.process().pid()).ok()).map(|(_, most)| most);
+        let (repository, tag) = image.name();
         Ok(Round {
+            image: format!("{}/{repository}:{tag}", registry.name()),
             image_bytes: image.bytes,
             direct,
             mirror,
