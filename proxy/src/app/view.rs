@@ -265,8 +265,8 @@ impl View for Desk {
         self.registries.certificates()
     }
 
-    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>> {
-        self.registries.rotate(host)
+    fn rotate(&self, host: Option<&str>, withdraw: bool) -> io::Result<Vec<Certificate>> {
+        self.registries.rotate(host, withdraw)
     }
 
     fn journal(&self) -> io::Result<String> {
