@@ -40,7 +40,8 @@ impl Lent {
         let runtime = Containerd::start(&fleet.nodes()[0], Some(&daemons[0].trust_dir())).await?;
         runtime.cri_pull(&reference, None).await?;
         let lent = Self { daemons, runtime, fleet, image, reference };
-        ensure!(lent.own().len() == lent.image.layers().len(), "the store holds {:?}", lent.own());
+        let whole = async || Ok((lent.own().len() == lent.image.layers().len()).then_some(()));
+        eventually("the layers to be stored", LOOKED, whole).await?;
         lent.settle()?;
         eventually("the layers to be lent", LOOKED, async || Ok(lent.own().is_empty().then_some(()))).await?;
         Ok(lent)
