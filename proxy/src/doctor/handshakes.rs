@@ -43,21 +43,20 @@ impl Handshakes {
 
     pub(super) fn check(&self) -> Check {
         const NAME: &str = "handshakes";
-        let told = |wanted: bool| -> Vec<String> {
-            let those = self.0.iter().filter(|(_, well)| **well == wanted);
-            those.map(|((program, name), _)| format!("{program} for {name}")).collect()
-        };
-        let (accepted, refused) = (told(true), told(false));
+        let refused: Vec<String> = self
+            .0
+            .iter()
+            .filter(|(_, well)| !**well)
+            .map(|((program, name), _)| format!("{program} for {name}"))
+            .collect();
         if !refused.is_empty() {
             let saw = format!("our certificate was refused by {}; such pulls pass through", refused.join(", "));
             let fix = "restart the runtime, if it is one with a daemon, so that it reads whom it trusts again; if it refuses \
                        again, `waylay bypass add REGISTRY` spares it the trial, and please report it";
             return Check::fail(NAME, saw, fix);
         }
-        if accepted.is_empty() {
-            return Check::pass(NAME, "no runtime has made one with us in a day");
-        }
-        Check::pass(NAME, format!("our certificate was accepted by {}", accepted.join(", ")))
+        // Connections are told when they end: that one was accepted may not be known yet.
+        Check::pass(NAME, "no runtime has refused our certificate in a day")
     }
 }
 
@@ -91,7 +90,6 @@ mod tests {
         lines.push("\n".to_owned() + &line(now, "containerd", "b.test", 5000, "last_good"));
         let accepted = check(&lines);
         assert_eq!(accepted.outcome, Outcome::Pass);
-        assert_eq!(accepted.saw, "our certificate was accepted by containerd for b.test:5000, podman for a.test");
         lines.push(line(now + 1, "containerd", "b.test", 5000, "client_incompatible"));
         assert_eq!(check(&lines).outcome, Outcome::Fail);
         assert_eq!(check(&[]).outcome, Outcome::Pass);
