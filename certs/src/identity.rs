@@ -232,6 +232,23 @@ impl Identities {
         self.make(host, now)
     }
 
+    /// A further identity of `host`, and no other: the keys before it are deleted, readable or not, since somebody else may
+    /// know them. A process that knows none but their certificates is no longer answered. Publish afterwards: that takes the
+    /// certificates back.
+    ///
+    /// # Errors
+    /// When the new one cannot be made: then the others are still there; or one of them cannot be deleted.
+    pub fn replace(&self, host: &str, now: SystemTime) -> Result<Arc<Identity>, IdentityError> {
+        check_host(host)?;
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.make(host, now)?;
+        let path = self.dir.join(host);
+        let deleted = disk::delete_others(&path, &made);
+        self.cache.invalidate(host);
+        deleted.map_err(|source| IdentityError::Io { path, source })?;
+        Ok(made)
+    }
+
     fn make(&self, host: &str, now: SystemTime) -> Result<Arc<Identity>, IdentityError> {
         let made = make::make(host, now).map_err(|source| IdentityError::Make { host: host.to_string(), source })?;
         let dir = self.dir.join(host);

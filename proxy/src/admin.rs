@@ -138,11 +138,12 @@ pub trait View: Send + Sync + 'static {
     /// # Errors
     /// When they cannot be read.
     fn certificates(&self) -> io::Result<Vec<Certificate>>;
-    /// Makes and publishes further certificates for a host, or all. Blocks for the disk.
+    /// Makes and publishes further certificates for a host, or all; with `withdraw` in place of those that there are, whose
+    /// keys are deleted. Blocks for the disk.
     ///
     /// # Errors
     /// When the host is not listed, or they cannot be made or published.
-    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>>;
+    fn rotate(&self, host: Option<&str>, withdraw: bool) -> io::Result<Vec<Certificate>>;
     /// The last events, as JSON lines. Blocks for the disk.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The composition root, the one file that knows everything: binds first, wires the parts, runs them, drains.
 
 mod bypass;
+mod lending;
 mod members;
 mod registries;
 mod switch;
@@ -198,9 +199,10 @@ pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     );
     let proving = prove(guard.clone(), switch.clone(), core.metrics.clone(), starting);
     let publishing = registries.republish();
+    let lending = lending::keep(core.store.clone(), config.store.containerd.clone());
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
-        () = async { tokio::join!(desk, proving, publishing, remembering, come_back(switch, bypass), stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
+        () = async { tokio::join!(desk, proving, publishing, remembering, lending, come_back(switch, bypass), stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
     };
     if let Some(stand_in) = stand_in {
         stand_in.goodbye();

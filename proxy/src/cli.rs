@@ -98,7 +98,7 @@ enum Command {
     #[command(subcommand)]
     Config(config::Show),
     /// Validate a configuration and show what it resolves to.
-    Check(ConfigFile),
+    Check(check::Check),
     /// Make or inspect join tokens.
     #[command(subcommand)]
     Token(token::Token),
@@ -167,7 +167,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Command::Trace(trace) => trace.run(),
         Command::Explain(explain) => explain.run(),
         Command::Config(show) => show.run(),
-        Command::Check(file) => check::check(&file.config),
+        Command::Check(check) => check.run(),
         Command::Token(token) => token.run(),
         Command::Run(file) => run::run(&file.config),
         Command::StandIn => run::stand_in(),

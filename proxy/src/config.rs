@@ -88,6 +88,20 @@ pub struct Store {
     /// Free bytes on the file system below which nothing new is stored.
     #[serde(serialize_with = "bytes")]
     pub low_disk: u64,
+    /// Whose content store is as good as our own.
+    #[serde(serialize_with = "containerd")]
+    pub containerd: Containerd,
+}
+
+/// Where containerd keeps what it has pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Containerd {
+    /// Where its own configuration says.
+    Found,
+    /// Below this directory, its `root`.
+    At(PathBuf),
+    /// Wherever: all that is stored here is kept here.
+    Never,
 }
 
 /// How pulls behave.
@@ -199,6 +213,14 @@ impl Serialize for Member {
 
 fn names<S: Serializer>(names: &[RegistryName], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(names.iter().map(ToString::to_string))
+}
+
+fn containerd<S: Serializer>(root: &Containerd, serializer: S) -> Result<S::Ok, S::Error> {
+    match root {
+        Containerd::Found => serializer.serialize_str(file::FOUND),
+        Containerd::At(root) => serializer.collect_str(&root.display()),
+        Containerd::Never => serializer.serialize_str(file::NEVER),
+    }
 }
 
 fn rate<S: Serializer>(rate: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,6 +2,7 @@
 //! looks at the node itself, not only at what the daemon says of itself, and changes nothing.
 
 mod daemon;
+mod handshakes;
 mod machine;
 mod network;
 mod trust;
@@ -74,6 +75,7 @@ pub fn examine(host: &Host, config: &Path) -> Vec<Check> {
     checks.extend(trust::certificates(&config));
     checks.extend(trust::published(&config));
     checks.extend(trust::runtimes(&config, &runtimes));
+    checks.extend(asked.as_ref().ok().map(|said| said.handshakes.check()));
     checks.extend(machine::proxies(&runtimes));
     checks.extend(machine::mirrors(host, &config));
     let mut found = registries::found(host);

@@ -5,6 +5,7 @@
 //! or from `SSL_CERT_DIR` in a drop-in of its unit.
 
 pub mod apply;
+mod former;
 pub mod host;
 pub mod plan;
 mod prepare;

@@ -10,6 +10,7 @@ pub mod archive;
 pub mod explain;
 pub mod doctor;
 pub mod install;
+pub mod rehearsal;
 pub mod app;
 pub mod config;
 pub mod admin;

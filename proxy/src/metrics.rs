@@ -87,6 +87,8 @@ pub struct Metrics {
     pub intercept_effective: Gauge,
     /// Bytes of complete blobs in the store.
     pub store_bytes: Gauge,
+    /// Bytes of blobs that containerd keeps for it.
+    pub store_lent_bytes: Gauge,
     /// Other members that are there.
     pub peers: Gauge,
     /// Messages between members about who is there and what they hold.
@@ -123,6 +125,7 @@ impl Default for Metrics {
             kernel: Family::default(),
             intercept_effective: Gauge::default(),
             store_bytes: Gauge::default(),
+            store_lent_bytes: Gauge::default(),
             peers: Gauge::default(),
             swarm_control: Family::default(),
             peers_reachable: Gauge::default(),
@@ -140,6 +143,8 @@ impl Default for Metrics {
             metrics.intercept_effective.clone(),
         );
         list.register("store_bytes", "Bytes of complete blobs in the store", metrics.store_bytes.clone());
+        let lent = "Bytes of complete blobs that containerd's content store keeps for the store";
+        list.register("store_lent_bytes", lent, metrics.store_lent_bytes.clone());
         list.register("peers", "Other members that are there", metrics.peers.clone());
         list.register(
             "swarm_control_messages",

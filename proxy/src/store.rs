@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! version  lock  clean            format; owner; "closed cleanly in this boot"
-//! blobs/sha256/HEX                complete, verified, synced
+//! blobs/sha256/HEX                complete, verified, synced; or a link to somebody else's file, lent
 //! partial/HEX                     sparse, growing
 //! maps/HEX                        statements about the pieces, of both
 //! info/HEX.json                   provenance, pin, media type; its mtime is the last use
@@ -22,6 +22,7 @@ mod error;
 mod evict;
 mod hash;
 mod info;
+mod lend;
 mod map;
 mod open;
 mod partial;
@@ -42,6 +43,7 @@ pub use self::{
     error::StoreError,
     hash::VerifiedDigest,
     info::{Info, MAX_NAME, MAX_PROVENANCE, Provenance},
+    lend::{Lender, Swept},
     partial::{Partial, PieceWriter},
 };
 use self::{
@@ -100,6 +102,7 @@ impl Store {
                 boot,
                 index: Mutex::new(index),
                 events: broadcast::Sender::new(256),
+                moving: Mutex::new(()),
                 runtime: Handle::current(),
                 _lock: lock,
             }),
@@ -118,21 +121,23 @@ impl Store {
     pub fn get(&self, digest: &Digest) -> Option<Arc<Blob>> {
         let mut index = self.directory.index();
         let entry = index.get(digest)?;
-        let Kind::Blob(open) = &entry.kind else { return None };
+        let (Kind::Blob(open) | Kind::Lent(open)) = &entry.kind else { return None };
         let blob = match open.upgrade() {
             Some(blob) => blob,
-            None => match self.directory.open_blob(digest, entry.size) {
+            None => match self.directory.open_blob(digest, entry.size, entry.is_lent()) {
                 Some(blob) => blob,
                 None => {
                     tracing::warn!(%digest, "a held blob is missing or has another length, forgetting it");
-                    index.remove(digest);
+                    if let Err(error) = self.directory.evict(&mut index, &[*digest]) {
+                        tracing::warn!(%digest, %error, "cannot remove what is left of it");
+                    }
                     return None;
                 }
             },
         };
         self.directory.used(&mut index, digest);
-        if let Some(entry) = index.get_mut(digest) {
-            entry.kind = Kind::Blob(Arc::downgrade(&blob));
+        if let Some(Kind::Blob(open) | Kind::Lent(open)) = index.get_mut(digest).map(|entry| &mut entry.kind) {
+            *open = Arc::downgrade(&blob);
         }
         Some(blob)
     }
@@ -157,7 +162,7 @@ impl Store {
         let (partial, suspect) = {
             let mut index = self.directory.index();
             if let Some(entry) = index.get(digest) {
-                if matches!(entry.kind, Kind::Blob(_)) {
+                if entry.is_complete() {
                     return Err(StoreError::AlreadyHeld(*digest));
                 }
                 if entry.size != size {
@@ -185,7 +190,7 @@ impl Store {
     /// All complete blobs, in no order.
     pub fn held(&self) -> Vec<Digest> {
         let index = self.directory.index();
-        index.iter().filter(|(_, entry)| matches!(entry.kind, Kind::Blob(_))).map(|(digest, _)| *digest).collect()
+        index.iter().filter(|(_, entry)| entry.is_complete()).map(|(digest, _)| *digest).collect()
     }
 
     /// Bytes that held and begun blobs take of the quota.
@@ -207,7 +212,7 @@ impl Store {
             news = info.add(provenance);
             news
         })?;
-        if news && matches!(self.directory.index().get(digest).map(|entry| &entry.kind), Some(Kind::Blob(_))) {
+        if news && self.directory.index().get(digest).is_some_and(|entry| entry.is_complete()) {
             // Nobody listening is no error.
             let _ = self.directory.events.send(Event::Stored(*digest));
         }
@@ -219,8 +224,13 @@ impl Store {
         self.change(digest, false, |info| info.media_type.replace(media_type.to_owned()).as_deref() != Some(media_type))
     }
 
-    /// Protects a blob from eviction, or no longer. Without effect when it is not held.
+    /// Protects a blob from eviction, or no longer; one that was lent is copied back first. Without effect when it is not
+    /// held. Blocks for the disk.
     pub fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
+        let _still = self.directory.moving();
+        if pinned {
+            self.own(digest)?;
+        }
         self.change(digest, true, |info| std::mem::replace(&mut info.pinned, pinned) != pinned)?;
         if let Some(entry) = self.directory.index().get_mut(digest) {
             entry.pinned = pinned;
@@ -231,6 +241,8 @@ impl Store {
     /// Notes that an operator brought the blob here for a registry and repository, and pins it: it may be the only one that
     /// can be had. Without effect when it is not held.
     pub fn import(&self, digest: &Digest, imported: &Provenance) -> Result<(), StoreError> {
+        let _still = self.directory.moving();
+        self.own(digest)?;
         self.change(digest, true, |info| {
             let unpinned = !std::mem::replace(&mut info.pinned, true);
             info.add_import(imported.clone()) || unpinned

@@ -66,6 +66,19 @@ fn identity_path(entry: DirEntry) -> Option<PathBuf> {
     (!hidden && path.extension()? == IDENTITY).then_some(path)
 }
 
+/// Deletes the file of every identity in `dir` but `kept`, usable or not, and what is recorded of it.
+pub(super) fn delete_others(dir: &Path, kept: &Identity) -> io::Result<()> {
+    let kept = kept.record.with_extension("").with_extension(IDENTITY);
+    for path in fs::read_dir(dir)?.filter_map(|entry| identity_path(entry.ok()?)).filter(|path| *path != kept) {
+        fs::remove_file(&path)?;
+        match fs::remove_file(path.with_extension(PUBLISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    durable::sync_dir(dir)
+}
+
 /// Writes a new identity's file (0600) into `dir`.
 pub(super) fn store(dir: &Path, host: &str, made: &make::Made) -> Result<Identity, Unusable> {
     let name = hex::encode(&super::fingerprint(&made.certificate)[..8]);

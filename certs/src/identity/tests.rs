@@ -174,6 +174,26 @@ fn a_bad_file_is_not_used_and_not_lost() {
 }
 
 #[test]
+fn a_key_that_is_replaced_is_gone_whatever_was_wrong_with_it() {
+    let held = Held::new();
+    let first = held.ensure();
+    let open = held.files()[0].clone();
+    first.set_published(&Published { file: "/trust/a.0".into(), at: Moment::now().unwrap() }).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    held.identities.renew(HOST, SystemTime::now()).unwrap();
+    assert_eq!(held.files().len(), 3, "two keys and a record");
+
+    let last = held.identities.replace(HOST, SystemTime::now()).unwrap();
+
+    let fingerprints = |identities: &Identities| -> Vec<[u8; 32]> {
+        identities.all(HOST).iter().map(|identity| *identity.fingerprint()).collect()
+    };
+    assert_eq!(fingerprints(&held.identities), [*last.fingerprint()], "at once");
+    assert_eq!(fingerprints(&held.reopened()), [*last.fingerprint()]);
+    assert_eq!(held.files().len(), 1, "nothing is left of the others");
+}
+
+#[test]
 fn a_foreign_owner_is_refused() {
     if !nix::unistd::geteuid().is_root() {
         return; // only root can give a file away

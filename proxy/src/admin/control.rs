@@ -27,8 +27,8 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
     if let Some(rest) = path.strip_prefix("/blobs/") {
         return blob(view, method, rest);
     }
-    if let (&Method::POST, Some(host)) = (method, path.strip_prefix("/certificates/")) {
-        return Some(or_failed(view.rotate(Some(host))));
+    if let (&Method::POST | &Method::DELETE, Some(host)) = (method, path.strip_prefix("/certificates/")) {
+        return Some(or_failed(view.rotate(Some(host), method == Method::DELETE)));
     }
     if let (&Method::POST, Some(seconds)) = (method, path.strip_prefix("/off/")) {
         return Some(or_failed(until(seconds).and_then(|until| switch(view, true, Some(until)))));
@@ -46,7 +46,7 @@ fn answer_blocking<V: View>(view: &V, method: &Method, path: &str) -> Option<Rep
         },
         (&Method::POST, "/reload") => or_failed(view.reload()),
         (&Method::GET, "/certificates") => or_failed(view.certificates()),
-        (&Method::POST, "/certificates") => or_failed(view.rotate(None)),
+        (&Method::POST | &Method::DELETE, "/certificates") => or_failed(view.rotate(None, method == Method::DELETE)),
         (&Method::GET, "/gc") => collect(view, true),
         (&Method::POST, "/gc") => collect(view, false),
         (&Method::POST, "/off") => or_failed(switch(view, true, None)),

@@ -53,6 +53,9 @@ pub struct Store {
     pub bytes: u64,
     /// The most bytes kept.
     pub quota: u64,
+    /// Bytes of complete blobs besides, which containerd keeps.
+    #[serde(default)]
+    pub lent: u64,
 }
 
 /// The peer network.
@@ -105,6 +108,9 @@ pub struct Blob {
     pub from: Vec<String>,
     /// Whether eviction leaves it alone.
     pub pinned: bool,
+    /// Whose file holds its bytes; `None` when it is the store's own.
+    #[serde(default)]
+    pub lent_to: Option<String>,
     /// When it was first asked for, in seconds since 1970.
     pub created: u64,
 }

@@ -106,8 +106,9 @@ impl Registries {
     }
 
     /// Makes further certificates for a host, or all, and publishes them beside those that are there: a process that knows
-    /// only those is served with them.
-    pub(super) fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>> {
+    /// only those is served with them. With `withdraw` those are taken back and their keys deleted: such a process is passed
+    /// through from now on.
+    pub(super) fn rotate(&self, host: Option<&str>, withdraw: bool) -> io::Result<Vec<Certificate>> {
         {
             let config = self.config();
             let mut hosts: Vec<&str> = config.registries.iter().map(|name| name.host.as_str()).collect();
@@ -120,7 +121,9 @@ impl Registries {
                 return Err(io::Error::new(io::ErrorKind::NotFound, text));
             }
             for host in hosts {
-                self.identities.renew(host, SystemTime::now()).map_err(io::Error::other)?;
+                let now = SystemTime::now();
+                let made = if withdraw { self.identities.replace(host, now) } else { self.identities.renew(host, now) };
+                made.map_err(io::Error::other)?;
             }
             publish(&config, &self.identities).map_err(io::Error::other)?;
         }
@@ -167,6 +170,9 @@ pub(super) fn publish(config: &Config, identities: &Identities) -> anyhow::Resul
     let report = waylay_certs::publish(identities, &registries, &wanted, &mut manifest)?;
     for file in &report.written {
         tracing::info!(file = %file.display(), "published a certificate");
+    }
+    for file in &report.withdrawn {
+        tracing::info!(file = %file.display(), "withdrew a certificate");
     }
     for skipped in &report.skipped {
         tracing::warn!(directory = %skipped.dir.display(), why = %skipped.why, "published no certificate");

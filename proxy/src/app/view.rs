@@ -118,6 +118,7 @@ impl View for Desk {
             }
         }
         metrics.store_bytes.set(i64::try_from(self.core.store.bytes()).unwrap_or(i64::MAX));
+        metrics.store_lent_bytes.set(i64::try_from(self.core.store.lent().1).unwrap_or(i64::MAX));
         let swarm = self.core.swarm.status();
         let present = swarm.members.iter().filter(|member| member.standing.is_present()).count();
         let reachable = swarm.members.iter().filter(|member| member.reachable == Some(true)).count();
@@ -147,6 +148,7 @@ impl View for Desk {
                 blobs: self.core.store.held().len() as u64,
                 bytes: self.core.store.bytes(),
                 quota: self.config.store.quota,
+                lent: self.core.store.lent().1,
             },
             peers: swarm.advertised.map(|address| status::Peers {
                 address: address.to_string(),
@@ -187,6 +189,7 @@ impl View for Desk {
             media_type: info.media_type,
             from: info.provenance.iter().map(|from| format!("{}/{}", from.registry, from.repository)).collect(),
             pinned: info.pinned,
+            lent_to: self.core.store.lent_to(digest).map(|file| file.display().to_string()),
             created: info.created,
         })
     }
@@ -262,8 +265,8 @@ impl View for Desk {
         self.registries.certificates()
     }
 
-    fn rotate(&self, host: Option<&str>) -> io::Result<Vec<Certificate>> {
-        self.registries.rotate(host)
+    fn rotate(&self, host: Option<&str>, withdraw: bool) -> io::Result<Vec<Certificate>> {
+        self.registries.rotate(host, withdraw)
     }
 
     fn journal(&self) -> io::Result<String> {

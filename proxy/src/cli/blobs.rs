@@ -136,6 +136,9 @@ fn show(one: &OneBlob) -> anyhow::Result<()> {
         humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(blob.created))
     );
     println!("pinned   {}", if blob.pinned { "yes" } else { "no" });
+    if let Some(file) = &blob.lent_to {
+        println!("kept by  containerd, as {file}");
+    }
     for from in &blob.from {
         println!("from     {from}");
     }
@@ -256,6 +259,7 @@ mod tests {
             media_type: None,
             from: vec!["r.test/a".to_owned(), "r.test/b".to_owned()],
             pinned: false,
+            lent_to: None,
             created: 0,
         };
         let shown = table(&[blob]);

@@ -10,6 +10,11 @@ use waylay_certs::RegistryName;
 use super::Ask;
 use crate::admin::{client, status::Certificate};
 
+/// What is left to do after a withdrawal.
+const WITHDRAWN: &str = "
+The old keys are deleted. Programs that were started with SSL_CERT_DIR still trust the old certificates, and are passed
+through: `waylay doctor` names them, and `systemctl restart` of each ends that.";
+
 /// Look at and renew the certificates that stand for registries on this node.
 #[derive(Debug, Subcommand)]
 pub(super) enum Cert {
@@ -20,6 +25,11 @@ pub(super) enum Cert {
         /// Only this host's.
         #[arg(value_name = "HOST")]
         host: Option<RegistryName>,
+        /// Somebody else may know the old keys: delete them, and take their certificates back. What reads certs.d goes by the
+        /// new ones at once; a program that was started with SSL_CERT_DIR is passed through, and trusts the old ones, until
+        /// it is started again.
+        #[arg(long)]
+        withdraw: bool,
         #[command(flatten)]
         ask: Ask,
     },
@@ -27,17 +37,21 @@ pub(super) enum Cert {
 
 impl Cert {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let (ask, method, target) = match self {
-            Self::Ls(ask) => (ask, Method::GET, "/certificates".to_owned()),
-            Self::Rotate { host: None, ask } => (ask, Method::POST, "/certificates".to_owned()),
-            Self::Rotate { host: Some(name), ask } => (ask, Method::POST, format!("/certificates/{}", name.host)),
+        let (ask, method, host) = match self {
+            Self::Ls(ask) => (ask, Method::GET, None),
+            Self::Rotate { host, withdraw, ask } => (ask, if withdraw { Method::DELETE } else { Method::POST }, host),
         };
+        let withdrawn = method == Method::DELETE;
+        let target = host.map_or_else(|| "/certificates".to_owned(), |name| format!("/certificates/{}", name.host));
         let body = super::ask(client::fetch(&ask.socket, method, &target))?;
         if ask.json {
             println!("{}", String::from_utf8_lossy(&body));
         } else {
             let certificates: Vec<Certificate> = serde_json::from_slice(&body)?;
             print!("{}", shown(&certificates));
+            if withdrawn {
+                println!("{WITHDRAWN}");
+            }
         }
         Ok(())
     }

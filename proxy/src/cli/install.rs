@@ -13,7 +13,8 @@ use waylay_certs::RegistryName;
 
 use super::token;
 use crate::install::{
-    self, Address, Options, TOKEN, apply,
+    self, Address, Options, TOKEN,
+    apply::{self, ApplyError},
     host::Host,
     plan::{Plan, Step},
     probe, undo,
@@ -182,9 +183,13 @@ impl Consent {
             }
         };
         let left = apply::apply(host, plan, state_dir, &mut tell);
-        let left = left.context(
-            "stopped at this step; the same command goes on from here, `waylay uninstall` takes back what was done",
-        )?;
+        let left = match left {
+            // It is as it was.
+            Err(back @ (ApplyError::PutBack(_) | ApplyError::Rehearsal(_))) => return Err(back.into()),
+            left => left.context(
+                "stopped at this step; the same command goes on from here, `waylay uninstall` takes back what was done",
+            )?,
+        };
         if !self.json {
             for line in &left {
                 println!("left as it is: {line}");

@@ -48,7 +48,8 @@ fn print(status: &Status) {
         row("bypassed", bypassed.join(", "));
     }
     let store = &status.store;
-    row("store", format!("{} blobs, {} of {}", store.blobs, size(store.bytes), size(store.quota)));
+    let lent = if store.lent > 0 { format!(", and {} kept by containerd", size(store.lent)) } else { String::new() };
+    row("store", format!("{} blobs, {} of {}{lent}", store.blobs, size(store.bytes), size(store.quota)));
     match &status.peers {
         Some(peers) => {
             let (suspect, gone) = (peers.suspect, peers.gone);

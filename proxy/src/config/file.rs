@@ -10,8 +10,13 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use waylay_certs::RegistryName;
 
-use super::{Admin, Config, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
+use super::{Admin, Config, Containerd, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
 use crate::throttle;
+
+/// How [`Containerd::Found`] is written.
+pub(super) const FOUND: &str = "found";
+/// How [`Containerd::Never`] is written.
+pub(super) const NEVER: &str = "never";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +124,7 @@ struct RawStore {
     dir: Option<PathBuf>,
     quota: Option<ByteSize>,
     low_disk: Option<ByteSize>,
+    containerd: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -258,7 +264,20 @@ fn store(raw: RawStore, state_dir: &Path) -> Result<Store, ConfigError> {
         dir: raw.dir.unwrap_or_else(|| state_dir.join("store")),
         quota,
         low_disk: raw.low_disk.unwrap_or(ByteSize::gib(2)).as_u64(),
+        containerd: containerd(raw.containerd)?,
     })
+}
+
+fn containerd(raw: Option<String>) -> Result<Containerd, ConfigError> {
+    match raw.as_deref() {
+        None | Some(FOUND) => Ok(Containerd::Found),
+        Some(NEVER) => Ok(Containerd::Never),
+        Some(root) if Path::new(root).is_absolute() => Ok(Containerd::At(root.into())),
+        Some(other) => {
+            let reason = "must be \"found\", \"never\", or the absolute path of containerd's root";
+            Err(ConfigError::value("store.containerd", other, reason))
+        }
+    }
 }
 
 fn swarm(raw: RawSwarm, node_ip: Option<&str>) -> Result<Swarm, ConfigError> {

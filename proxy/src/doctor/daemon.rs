@@ -11,7 +11,7 @@ use http::Method;
 use tokio::time::timeout;
 use waylay_certs::RegistryName;
 
-use super::Check;
+use super::{Check, handshakes::Handshakes};
 use crate::{
     admin::{
         bypass::moment,
@@ -27,7 +27,7 @@ use crate::{
 /// One that does not answer for so long is stopped or stuck. Its own proof of the hooks takes two seconds at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What was passed through longer ago does not matter now.
-const LATELY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LATELY: Duration = Duration::from_secs(24 * 3600);
 /// So many names that were passed through are asked whether they are registries.
 const MOST: usize = 8;
 
@@ -39,6 +39,8 @@ pub(super) struct Said {
     unproven: Option<String>,
     /// Registries that are not listed and that runtimes pulled from lately, with whose pulls they were.
     passed: BTreeMap<RegistryName, String>,
+    /// Those that runtimes have made with it lately.
+    pub(super) handshakes: Handshakes,
 }
 
 impl Said {
@@ -76,7 +78,8 @@ async fn said(config: &Config) -> Result<Said, Silence> {
     };
     let (status, peers, unproven, journal) = timeout(PATIENCE, in_time).await.map_err(|_| Silence::Stuck)??;
     let passed = registries(config, passed(config, &journal)).await;
-    Ok(Said { status, peers, unproven, passed })
+    let handshakes = Handshakes::read(config, &journal);
+    Ok(Said { status, peers, unproven, passed, handshakes })
 }
 
 /// Names that are not listed and that runtimes connected to lately.

@@ -38,8 +38,8 @@ pub(super) fn secrets(config: &Config) -> Check {
         return Check::pass(NAME, "only their owner may read the join token and the certificates' keys");
     }
     let fix = format!(
-        "`chmod 600 {}`, then `systemctl restart waylay`; whoever could read them may have: `waylay cert rotate` makes new \
-         keys, SECURITY.md says how a token is replaced",
+        "`chmod 600 {}`, then `systemctl restart waylay`; whoever could read them may have: `waylay cert rotate --withdraw` \
+         makes new keys, SECURITY.md says how a token is replaced",
         open.join(" ")
     );
     Check::fail(NAME, format!("others may read {}; the daemon refuses such a file", open.join(", ")), fix)

@@ -13,10 +13,14 @@ use waylay_certs::{
 };
 
 use super::{
+    former::Former,
     host::{CommandError, Host},
     plan::{Plan, Step},
 };
-use crate::admin::client::{self, ClientError};
+use crate::{
+    admin::client::{self, ClientError},
+    rehearsal::{self, RehearsalError},
+};
 
 /// How long a daemon may take from its start to its proof.
 const PROOF: Duration = Duration::from_secs(30);
@@ -52,20 +56,43 @@ pub enum ApplyError {
     /// The daemon answers, but intercepts nothing.
     #[error("the daemon runs, but intercepts nothing: {0}. Pulls go directly meanwhile; `waylay doctor` looks closer")]
     Ineffective(String),
+    /// A second daemon of this program does not do what it should.
+    #[error("the rehearsal failed, and nothing was changed: {0}")]
+    Rehearsal(#[from] RehearsalError),
+    /// The new daemon did not do what it should, and the former one is back.
+    #[error(
+        "the new waylay did not prove itself: {0}. The former program and its files are back, and it intercepts again"
+    )]
+    PutBack(Box<ApplyError>),
+    /// The same, but it is not.
+    #[error("the new waylay did not prove itself: {why}. Going back to the former one failed, too: {then}")]
+    NotPutBack {
+        /// What was wrong with the new one.
+        why: Box<ApplyError>,
+        /// What was wrong then.
+        then: Box<ApplyError>,
+    },
 }
 
 /// What was left as it is, and why.
 pub type Left = Vec<String>;
 
-/// Does everything in `plan`; `tell` hears of each step before it is done.
+/// Does everything in `plan`; `tell` hears of each step before it is done. When an upgrade fails before the new daemon has
+/// proven itself, what it replaced is put back.
 ///
 /// # Errors
 /// At the first step that fails.
 pub fn apply(host: &Host, plan: &Plan, state_dir: &Path, tell: &mut dyn FnMut(&Step)) -> Result<Left, ApplyError> {
-    let mut left = Left::new();
+    let (mut left, mut former) = (Left::new(), Former::of(host, plan));
     for step in &plan.steps {
         tell(step);
-        perform(host, step, state_dir, &mut left)?;
+        former.keep(host, step);
+        if let Err(why) = perform(host, step, state_dir, &mut left) {
+            return Err(former.put_back(host, state_dir, why));
+        }
+        if matches!(step, Step::Prove { .. }) {
+            former.forget();
+        }
     }
     Ok(left)
 }
@@ -88,6 +115,7 @@ fn perform(host: &Host, step: &Step, state_dir: &Path, left: &mut Left) -> Resul
             left.extend(report.skipped.iter().map(|skipped| format!("{}: {}", skipped.dir.display(), skipped.why)));
         }
         Step::Systemctl { args, .. } => host.systemctl(args)?,
+        Step::Rehearse { config } => rehearsal::rehearse(config)?,
         Step::Prove { socket } => prove(&host.path(socket))?,
         Step::TakeBack { .. } => {
             // Which files is the manifest's to say, at the time when it is done.
@@ -99,7 +127,7 @@ fn perform(host: &Host, step: &Step, state_dir: &Path, left: &mut Left) -> Resul
     Ok(())
 }
 
-fn manifest(host: &Host, state_dir: &Path) -> Result<Manifest, ApplyError> {
+pub(super) fn manifest(host: &Host, state_dir: &Path) -> Result<Manifest, ApplyError> {
     let dir = host.path(state_dir);
     // systemd's StateDirectory= would make it like this.
     fs::create_dir_all(&dir).map_err(|source| ApplyError::Io { path: dir.clone(), source })?;
@@ -107,7 +135,7 @@ fn manifest(host: &Host, state_dir: &Path) -> Result<Manifest, ApplyError> {
 }
 
 /// Waits until the daemon says that a connection of its own came back to it.
-fn prove(socket: &Path) -> Result<(), ApplyError> {
+pub(super) fn prove(socket: &Path) -> Result<(), ApplyError> {
     let until = Instant::now() + PROOF;
     loop {
         let answer = client::ask(socket, client::status(socket));

@@ -10,6 +10,8 @@ use serde::Serialize;
 use waylay_certs::RegistryName;
 use zeroize::Zeroizing;
 
+use crate::config::Config;
+
 /// What will be done, in this order.
 #[derive(Serialize)]
 pub struct Plan {
@@ -43,6 +45,12 @@ pub enum Step {
         args: Vec<String>,
         /// What for.
         why: &'static str,
+    },
+    /// See a second daemon of this program prove itself beside the one that runs.
+    Rehearse {
+        /// The configuration that both will have.
+        #[serde(skip)]
+        config: Box<Config>,
     },
     /// Wait until the daemon has proven that it intercepts.
     Prove {
@@ -92,7 +100,7 @@ impl Plan {
 impl Step {
     /// Whether it changes the node; a proof does not.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Prove { .. })
+        !matches!(self, Self::Rehearse { .. } | Self::Prove { .. })
     }
 
     pub(super) fn systemctl(args: &[&str], why: &'static str) -> Self {
@@ -139,6 +147,11 @@ impl fmt::Display for Step {
                 )
             }
             Self::Systemctl { args, why } => write!(f, "systemctl {}: {why}", args.join(" ")),
+            Self::Rehearse { .. } => write!(
+                f,
+                "rehearse: a second daemon, of this program, starts beside the one that runs and must prove itself before \
+                 anything is changed"
+            ),
             Self::Prove { .. } => write!(f, "see that connections are intercepted: the daemon's self-test"),
             Self::TakeBack { certificates, files } => {
                 let all = certificates.len() + files.len();

@@ -48,8 +48,11 @@ pub fn prepare(host: &Host, facts: &Facts, options: &Options, program: &Path) ->
     let wanted = wanted(facts, options, before.as_ref(), listen);
     let text = settings::configuration(there.as_deref(), &wanted)?;
     let config = Config::parse(&text)?;
+    let program = program_file(host, program)?;
+    let running = host.ask("systemctl", &["is-active", SERVICE]).is_some();
+    let rehearsal = (running && program.is_some()).then(|| Step::Rehearse { config: Box::new(config.clone()) });
     let mut files = vec![
-        program_file(host, program)?,
+        program,
         file(host, CONFIG, 0o644, "which registries, and where the peers are", text.into_bytes()),
         file(host, &format!("/etc/systemd/system/{SERVICE}"), 0o644, "the daemon's unit", unit(&config).into_bytes()),
     ];
@@ -61,6 +64,7 @@ pub fn prepare(host: &Host, facts: &Facts, options: &Options, program: &Path) ->
     let restarts = restarts(host, facts, options, &config);
 
     let mut plan = Plan { found: described(facts, &config), steps: Vec::new(), warnings: warnings(facts) };
+    plan.steps.extend(rehearsal);
     plan.steps.extend(files.into_iter().chain(drop_ins).flatten().map(Step::Write));
     if daemon_changes || !is_published(host, &config) {
         plan.steps.push(Step::Publish {
@@ -76,7 +80,6 @@ pub fn prepare(host: &Host, facts: &Facts, options: &Options, program: &Path) ->
     if !service {
         plan.steps.push(Step::systemctl(&["enable", SERVICE], "waylay starts with the machine"));
     }
-    let running = host.ask("systemctl", &["is-active", SERVICE]).is_some();
     if daemon_changes || !running {
         let why = "the daemon starts; one that ran drains first, and pulls go directly meanwhile";
         plan.steps.push(Step::systemctl(&["restart", SERVICE], why));

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{apply, host::Host, plan::Step, probe::Facts, *};
+use crate::admin::status;
 
 /// Answers what a booted machine with containerd answers, and notes what it is told.
 const SYSTEMCTL: &str = r#"#!/bin/sh
@@ -18,6 +19,7 @@ case "$*" in
     printf 'FragmentPath=/lib/systemd/system/containerd.service\nDropInPaths=\n' ;;
 show*) printf 'LoadState=not-found\n' ;;
 is-enabled*|is-active*) exit 3 ;;
+"restart waylay.service") ! grep -q broken "$(dirname "$0")/../local/bin/waylay" ;;
 esac
 "#;
 
@@ -205,6 +207,87 @@ fn a_joining_node_can_be_joined_through() {
     assert_eq!(joined.addresses, ["10.0.0.1:4500".parse().unwrap(), "10.0.0.2:4500".parse().unwrap()]);
     assert!(!prepared.plan.to_string().contains("waylay1-"), "the token is not shown");
     assert!(!serde_json::to_string(&prepared.plan).unwrap().contains("waylay1-"), "nor in JSON");
+}
+
+/// Says that it intercepts to whoever asks, until dropped.
+fn working_daemon(socket: &Path) -> std::thread::JoinHandle<()> {
+    use std::io::{Read as _, Write as _};
+    fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let intercept =
+        status::Intercept { effective: true, off: false, off_until: None, cgroup: "/sys/fs/cgroup".to_owned() };
+    let status = status::Status {
+        version: "1".to_owned(),
+        pid: 1,
+        since_ms: 0,
+        intercept,
+        registries: Vec::new(),
+        store: status::Store { blobs: 0, bytes: 0, quota: 0, lent: 0 },
+        peers: None,
+        bytes: status::Bytes { store: 0, peer: 0, registry: 0 },
+        bypass: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let body = serde_json::to_string(&status).unwrap();
+    std::thread::spawn(move || {
+        // Asked twice: before the upgrade, and after it was taken back.
+        for stream in listener.incoming().take(2) {
+            let (mut stream, mut request) = (stream.unwrap(), [0; 4096]);
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn an_upgrade_that_does_not_start_is_taken_back() {
+    let node = Node::new();
+    node.install(&options());
+    node.write("/etc/systemd/system/waylay.service", "[Unit]\n# of the release before\n");
+    let before = node.tree();
+    let daemon = working_daemon(&node.host.path("/run/waylay/control.sock"));
+
+    node.script("/root/waylay", "#!/bin/sh\n# broken\n");
+    let Prepared { plan, config } = node.prepare(&options());
+    let told = node.told().len();
+    let failed = apply::apply(&node.host, &plan, &config.state_dir, &mut |_| ()).unwrap_err();
+
+    let said = failed.to_string();
+    assert!(matches!(failed, apply::ApplyError::PutBack(_)) && said.contains("The former program"), "{said}");
+    assert!(said.contains("`systemctl restart waylay.service` failed"), "{said}");
+    let (after, own) = (node.tree(), ["/root/waylay", "/var/lib/waylay/manifest.json", "/run/waylay/control.sock"]);
+    for path in before.keys().filter(|path| !own.iter().any(|own| **path == node.host.path(own))) {
+        assert_eq!(before.get(path), after.get(path), "{}", path.display());
+    }
+    let restart = "restart waylay.service";
+    assert_eq!(node.told()[told..].iter().filter(|line| *line == restart).count(), 2, "{:?}", node.told());
+    daemon.join().unwrap();
+}
+
+#[test]
+fn with_no_daemon_that_works_there_is_no_way_back() {
+    let node = Node::new();
+    node.install(&options());
+    node.script("/root/waylay", "#!/bin/sh\n# broken\n");
+    let Prepared { plan, config } = node.prepare(&options());
+    let failed = apply::apply(&node.host, &plan, &config.state_dir, &mut |_| ()).unwrap_err();
+    assert!(matches!(failed, apply::ApplyError::Command(_)), "{failed}");
+    assert!(node.host.read(PROGRAM).unwrap().contains("broken"));
+}
+
+#[test]
+fn a_program_that_replaces_one_that_runs_is_rehearsed_first() {
+    let node = Node::new();
+    node.install(&options());
+    let rehearses = |node: &Node| matches!(node.prepare(&options()).plan.steps.first(), Some(Step::Rehearse { .. }));
+    assert!(!rehearses(&node), "the same program");
+    node.script("/root/waylay", "#!/bin/sh\n# the next release\n");
+    assert!(!rehearses(&node), "no daemon runs");
+    node.script("/usr/bin/systemctl", &SYSTEMCTL.replace("is-enabled*|is-active*) exit 3", "is-active*) exit 0"));
+    assert!(rehearses(&node));
+    node.install(&options());
+    assert!(!rehearses(&node), "it is in place");
 }
 
 #[test]

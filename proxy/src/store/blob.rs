@@ -21,12 +21,23 @@ pub struct Blob {
     file: File,
     path: PathBuf,
     map: Option<PieceMap>,
+    lent: bool,
 }
 
 impl Blob {
+    /// A file of our own.
     pub(super) fn new(digest: Digest, layout: Layout, file: File, path: PathBuf, map: Option<PieceMap>) -> Self {
         let map = map.filter(|map| map.layout() == layout);
-        Self { digest, layout, file, path, map }
+        Self { digest, layout, file, path, map, lent: false }
+    }
+
+    /// Somebody else's file, of which no more is believed than the map says.
+    pub(super) fn lent(digest: Digest, layout: Layout, file: File, path: PathBuf, map: PieceMap) -> Self {
+        Self { lent: true, ..Self::new(digest, layout, file, path, Some(map)) }
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent
     }
 
     /// Its name.
@@ -58,12 +69,13 @@ impl Blob {
     }
 
     /// Reads piece `index` and compares it with its statement: whether it is what was verified when the blob came. A piece
-    /// whose statement was lost cannot be told. Blocks for the disk.
+    /// whose statement was lost cannot be told: it counts in a file of our own, and not in somebody else's. Blocks for the
+    /// disk.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn is_intact(&self, index: u32) -> Result<bool, StoreError> {
-        let Some(statement) = self.statement(index)? else { return Ok(true) };
+        let Some(statement) = self.statement(index)? else { return Ok(!self.lent) };
         let range = self.layout.range(index);
         let (mut at, mut buffer, mut hasher) = (range.start, vec![0; READ], blake3::Hasher::new());
         while at < range.end {

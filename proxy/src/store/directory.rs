@@ -31,6 +31,8 @@ pub(super) struct Directory {
     // std: never held across an await.
     pub(super) index: Mutex<Index>,
     pub(super) events: broadcast::Sender<Event>,
+    /// Held by who gives a blob away to somebody else's file, or takes it back. Before the index.
+    pub(super) moving: Mutex<()>,
     pub(super) runtime: Handle,
     /// Its lock goes with it.
     pub(super) _lock: File,
@@ -41,14 +43,27 @@ impl Directory {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn open_blob(&self, digest: &Digest, size: u64) -> Option<Arc<Blob>> {
+    pub(super) fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open_blob(&self, digest: &Digest, size: u64, lent: bool) -> Option<Arc<Blob>> {
         let path = self.paths.blob(digest);
         let file = File::open(&path).ok()?;
         if file.metadata().ok()?.len() != size {
             return None;
         }
-        let map = PieceMap::open(&self.paths.map(digest), *digest).ok().flatten();
-        Some(Arc::new(Blob::new(*digest, Layout::new(size).ok()?, file, path, map)))
+        let (map, layout) = (self.map(digest), Layout::new(size).ok()?);
+        let blob = if lent {
+            Blob::lent(*digest, layout, file, path, map?)
+        } else {
+            Blob::new(*digest, layout, file, path, map)
+        };
+        Some(Arc::new(blob))
+    }
+
+    pub(super) fn map(&self, digest: &Digest) -> Option<PieceMap> {
+        PieceMap::open(&self.paths.map(digest), *digest).ok().flatten()
     }
 
     /// Opens the files of an unfinished blob, with `create` anew when there are none of that size.
@@ -118,7 +133,13 @@ impl Directory {
     }
 
     /// Evicts until `reserve` bytes fit the quota and `size` bytes the disk.
-    fn make_room(&self, index: &mut Index, digest: &Digest, size: u64, reserve: u64) -> Result<(), StoreError> {
+    pub(super) fn make_room(
+        &self,
+        index: &mut Index,
+        digest: &Digest,
+        size: u64,
+        reserve: u64,
+    ) -> Result<(), StoreError> {
         let (needed, free) = (self.excess(index, size, reserve)?, self.paths.free()?);
         let full = StoreError::Full { needed: size, used: index.bytes(), quota: self.quota, free };
         if size > self.quota {
@@ -169,16 +190,22 @@ impl Directory {
         if !self.is_current(&index, partial) {
             return Err(StoreError::Discarded(digest));
         }
+        let blob = self.name(&mut index, proof, partial.layout().size())?;
+        let _ = self.events.send(Event::Stored(digest));
+        Ok(blob)
+    }
+
+    /// Gives the synced file of an unfinished blob its final name, under the lock of the index.
+    pub(super) fn name(&self, index: &mut Index, proof: VerifiedDigest, size: u64) -> Result<Arc<Blob>, StoreError> {
+        let digest = proof.digest();
         let (from, to) = (self.paths.partial(&digest), self.paths.blob(&digest));
         // First under the name that it has: whatever comes between these, it is there under one of both.
         self.paths.sync_partials()?;
         disk::rename(&from, &to).map_err(StoreError::io("rename to", &to))?;
         self.paths.sync_blobs()?;
-        let size = partial.layout().size();
-        let pinned = known_pin(&index, &digest);
-        let blob = self.open_blob(&digest, size).ok_or(StoreError::Discarded(digest))?;
+        let pinned = known_pin(index, &digest);
+        let blob = self.open_blob(&digest, size, false).ok_or(StoreError::Discarded(digest))?;
         index.insert(digest, size, pinned, Kind::Blob(Arc::downgrade(&blob)));
-        let _ = self.events.send(Event::Stored(digest));
         Ok(blob)
     }
 

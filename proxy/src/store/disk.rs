@@ -9,9 +9,11 @@ pub(super) mod journal;
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt as _, symlink},
     path::Path,
 };
+
+use nix::fcntl::OFlag;
 
 #[cfg(test)]
 use self::journal::Op;
@@ -36,8 +38,9 @@ impl DiskFile {
     }
 
     #[cfg_attr(not(test), expect(unused_variables, reason = "only the journal asks whether it is made anew"))]
-    fn with(path: &Path, options: &OpenOptions, anew: bool) -> io::Result<Self> {
-        let file = options.open(path)?;
+    fn with(path: &Path, options: &mut OpenOptions, anew: bool) -> io::Result<Self> {
+        // What is lent is a link to somebody else's file, which is never written.
+        let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
         Ok(Self {
             file,
             #[cfg(test)]
@@ -71,6 +74,14 @@ impl DiskFile {
     pub(super) fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Makes `path` a link to `target`.
+pub(super) fn link(target: &Path, path: &Path) -> io::Result<()> {
+    symlink(target, path)?;
+    #[cfg(test)]
+    journal::record(path, || Op::Link { target: target.to_owned(), path: path.to_owned() });
+    Ok(())
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {

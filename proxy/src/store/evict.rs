@@ -32,7 +32,10 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum Kind {
+    /// Complete, in a file of our own.
     Blob(Weak<Blob>),
+    /// Complete, in somebody else's file that ours is a link to.
+    Lent(Weak<Blob>),
     Partial {
         open: Weak<Partial>,
         /// Left by an unclean stop and not hashed again yet.
@@ -45,8 +48,22 @@ impl Entry {
     pub(super) fn open_partial(&self) -> Option<Arc<Partial>> {
         match &self.kind {
             Kind::Partial { open, .. } => open.upgrade(),
-            Kind::Blob(_) => None,
+            Kind::Blob(_) | Kind::Lent(_) => None,
         }
+    }
+
+    /// Whether all of it is here.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.kind, Kind::Blob(_) | Kind::Lent(_))
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        matches!(self.kind, Kind::Lent(_))
+    }
+
+    /// What it takes of the quota.
+    fn takes(&self) -> u64 {
+        if self.is_lent() { 0 } else { self.size }
     }
 }
 
@@ -72,13 +89,14 @@ impl Index {
     pub(super) fn insert(&mut self, digest: Digest, size: u64, pinned: bool, kind: Kind) {
         self.remove(&digest);
         self.clock += 1;
-        self.bytes += size;
-        self.entries.insert(digest, Entry { size, pinned, kind, used: self.clock, noted: None });
+        let entry = Entry { size, pinned, kind, used: self.clock, noted: None };
+        self.bytes += entry.takes();
+        self.entries.insert(digest, entry);
     }
 
     pub(super) fn remove(&mut self, digest: &Digest) -> Option<Entry> {
         let entry = self.entries.remove(digest)?;
-        self.bytes -= entry.size;
+        self.bytes -= entry.takes();
         Some(entry)
     }
 
@@ -94,7 +112,7 @@ impl Index {
     /// Bytes that eviction must leave alone: pinned, or being written.
     pub(super) fn kept(&self) -> u64 {
         let kept = |entry: &&Entry| entry.pinned || entry.open_partial().is_some();
-        self.entries.values().filter(kept).map(|entry| entry.size).sum()
+        self.entries.values().filter(kept).map(Entry::takes).sum()
     }
 
     /// Marks it as the most recently used.
@@ -105,14 +123,14 @@ impl Index {
         Some(entry)
     }
 
-    /// What to remove, least recently used first, to free `bytes`: never what is pinned or being written. `None` when that
-    /// is not enough, and then nothing should go.
+    /// What to remove, least recently used first, to free `bytes`: never what is pinned or being written, nor what is lent,
+    /// which would free none. `None` when that is not enough, and then nothing should go.
     pub(super) fn victims(&self, bytes: u64) -> Option<Vec<Digest>> {
         if bytes == 0 {
             return Some(Vec::new());
         }
-        let mut candidates: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| !entry.pinned && entry.open_partial().is_none()).collect();
+        let can_go = |entry: &Entry| !entry.pinned && !entry.is_lent() && entry.open_partial().is_none();
+        let mut candidates: Vec<_> = self.entries.iter().filter(|(_, entry)| can_go(entry)).collect();
         candidates.sort_unstable_by_key(|(_, entry)| entry.used);
         let mut freed = 0u64;
         let mut victims = Vec::new();
@@ -160,5 +178,16 @@ mod tests {
         assert_eq!(index.victims(21), None);
         index.remove(&digests[1]);
         assert_eq!(index.bytes(), 10);
+    }
+
+    #[test]
+    fn what_is_lent_takes_nothing_and_frees_nothing() {
+        let (mut index, digests) = index(&[10, 20]);
+        index.insert(digests[0], 10, false, Kind::Lent(Weak::new()));
+        assert_eq!(index.bytes(), 20);
+        assert_eq!(index.victims(1), Some(vec![digests[1]]));
+        assert_eq!(index.victims(21), None);
+        index.insert(digests[0], 10, false, Kind::Blob(Weak::new()));
+        assert_eq!(index.bytes(), 30);
     }
 }

@@ -46,6 +46,11 @@ impl Paths {
         self.dir.join("info").join(format!("{}.json", digest.hex()))
     }
 
+    /// Where a link is made before it takes a blob's name.
+    pub(super) fn link(&self) -> PathBuf {
+        self.dir.join("blobs").join("link").with_extension(TEMPORARY)
+    }
+
     pub(super) fn clean(&self) -> PathBuf {
         self.dir.join("clean")
     }
@@ -66,6 +71,11 @@ impl Paths {
     pub(super) fn sync_partials(&self) -> Result<(), StoreError> {
         sync_names_in(&self.dir.join("maps"))?;
         sync_names_in(&self.dir.join("partial"))
+    }
+
+    /// Makes the names of blobs durable.
+    pub(super) fn sync_links(&self) -> Result<(), StoreError> {
+        sync_names_in(&self.blobs())
     }
 
     /// Makes durable that partials became blobs.
@@ -107,6 +117,7 @@ pub(super) fn open(dir: &Path) -> Result<(Paths, File, String, Index), StoreErro
     let boot = boot_id()?;
     let clean = fs::read_to_string(paths.clean()).is_ok_and(|text| text == boot);
     disk::remove(&paths.clean()).map_err(StoreError::io("remove", &paths.clean()))?;
+    disk::remove(&paths.link()).map_err(StoreError::io("remove", &paths.link()))?;
     let index = list(&paths, !clean)?;
     Ok((paths, lock, boot, index))
 }
@@ -148,11 +159,12 @@ pub(super) fn boot_id() -> Result<String, StoreError> {
 /// What is held, least recently used first in the order of the clock.
 fn list(paths: &Paths, suspect: bool) -> Result<Index, StoreError> {
     let mut found = Vec::new();
-    for (digest, size, modified) in digests(&paths.blobs())? {
-        found.push((digest, size, modified, Kind::Blob(Weak::new())));
+    for (digest, size, modified, lent) in digests(&paths.blobs())? {
+        let kind = if lent { Kind::Lent(Weak::new()) } else { Kind::Blob(Weak::new()) };
+        found.push((digest, size, modified, kind));
     }
     let complete: HashSet<_> = found.iter().map(|(digest, ..)| *digest).collect();
-    for (digest, size, modified) in digests(&paths.dir.join("partial"))? {
+    for (digest, size, modified, _) in digests(&paths.dir.join("partial"))? {
         if complete.contains(&digest) {
             let path = paths.partial(&digest);
             disk::remove(&path).map_err(StoreError::io("remove", &path))?;
@@ -181,16 +193,21 @@ fn list(paths: &Paths, suspect: bool) -> Result<Index, StoreError> {
     Ok(index)
 }
 
-fn digests(dir: &Path) -> Result<Vec<(Digest, u64, SystemTime)>, StoreError> {
+/// Name, length, last change, and whether it is a link to somebody else's file. A link that leads nowhere is removed.
+fn digests(dir: &Path) -> Result<Vec<(Digest, u64, SystemTime, bool)>, StoreError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
         let entry = entry.map_err(StoreError::io("list", dir))?;
         let name = entry.file_name();
         let digest = name.to_str().and_then(|name| format!("sha256:{name}").parse().ok());
-        if let (Some(digest), Ok(meta)) = (digest, entry.metadata())
-            && meta.is_file()
-        {
-            found.push((digest, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+        let Some(digest) = digest else { continue };
+        let (path, link) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {
+                found.push((digest, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), link));
+            }
+            _ if link => disk::remove(&path).map_err(StoreError::io("remove", &path))?,
+            _ => {}
         }
     }
     Ok(found)

@@ -1,6 +1,7 @@
 //! What the store promises: crashes, quota, pins, wrong bytes, readers that follow a writer.
 
 mod crash;
+mod lend;
 
 use std::{
     fs::{self, OpenOptions},

@@ -216,7 +216,7 @@ impl Runtime {
     /// With the runtime's own words when it refuses.
     pub async fn forget(&self, reference: &str) -> Result<()> {
         match self {
-            Self::Containerd(containerd, _) => containerd.forget(reference).await,
+            Self::Containerd(containerd, _) => containerd.remove(reference).await,
             Self::Docker(docker) => docker.forget(reference).await,
             Self::Podman(podman) => podman.forget(reference).await,
             Self::Skopeo(skopeo) => skopeo.forget(),

@@ -83,4 +83,14 @@ async fn a_new_certificate_stands_beside_the_old_one() {
     let lines = node.pulls(9).await;
     assert!(lines.iter().all(|line| line.status == 200));
     assert_eq!(node.counters().sum("waylay_pulls_total", &[("outcome", "ok")]), 9);
+
+    // Unless somebody else may know its key.
+    assert_eq!(node.waylay(["cert", "rotate", "unknown.test", "--withdraw"]).await, 1);
+    assert_eq!(files(&node), second);
+    assert_eq!(node.waylay(["cert", "rotate", "--withdraw"]).await, 0);
+    let last = files(&node);
+    assert!(last.len() == 1 && !second.contains(&last[0]));
+    let keys = std::fs::read_dir(node.dir().join("identities").join(registry.host())).unwrap();
+    let keys = keys.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "pem"));
+    assert_eq!(keys.count(), 1);
 }

@@ -38,6 +38,7 @@ fn errors_name_the_key_the_value_and_the_reason() {
             "[swarm]\nlisten = \"192.0.2.1:1\"\ntoken_file = \"/t\"\nmembers = [\"waylay:1\"]",
             "swarm.members = \"waylay:1\": is neither IP:PORT nor dns:NAME:PORT",
         ),
+        ("[store]\ncontainerd = \"yes\"", "store.containerd = \"yes\": must be \"found\""),
         ("[intercept]\nruntimes = [\"a-program-of-16-b\"]", "intercept.runtimes"),
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
         ("registries = [\"a.test\"]\nplain_http = [\"a.test\"]", "plain_http = \"a.test\""),

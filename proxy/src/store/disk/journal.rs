@@ -15,6 +15,7 @@ pub(in crate::store) enum Op {
     Write { handle: u64, offset: u64, bytes: Vec<u8> },
     SetLen { handle: u64, length: u64 },
     Sync { handle: u64 },
+    Link { target: PathBuf, path: PathBuf },
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     MakeDir { path: PathBuf },

@@ -9,6 +9,7 @@ mod disk;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -138,10 +139,21 @@ async fn live() -> Life {
     let store = Store::open(config.clone()).unwrap();
     life.said(Promise::Released(new));
     store.discard(&new).unwrap();
+    // Two that somebody else has, too; one is wanted back.
+    let (lent, kept) = (life.put(&store, 8, 400 << 10).await, life.put(&store, 9, 300 << 10).await);
+    let outside = life.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    for digest in [lent, kept] {
+        fs::write(outside.join(digest.hex()), &life.blobs[&digest]).unwrap();
+    }
+    assert_eq!(Lender::new(store.clone(), Some(outside)).sweep(Duration::ZERO).lent, 2);
+    store.pin(&kept, true).unwrap();
+    life.said(Promise::Pinned(kept));
     store.close().unwrap();
     drop(store);
     let store = Store::open(config).unwrap();
     assert!(store.partial(&lost).unwrap().has(1));
+    assert_eq!((store.lent_to(&lent).is_some(), store.lent_to(&kept)), (true, None));
     drop(store);
     life
 }
@@ -226,9 +238,8 @@ fn index_is_the_disk(store: &Store, root: &Path) -> Result<(), String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap().replace(".json", "")).collect()
     };
     let index = store.directory.index();
-    let is_blob = |entry: &super::super::evict::Entry| matches!(entry.kind, Kind::Blob(_));
     let known = |blobs: bool| -> BTreeSet<String> {
-        index.iter().filter(|(_, entry)| is_blob(entry) == blobs).map(|(digest, _)| digest.hex()).collect()
+        index.iter().filter(|(_, entry)| entry.is_complete() == blobs).map(|(digest, _)| digest.hex()).collect()
     };
     let (blobs, partials) = (known(true), known(false));
     if blobs != names("blobs/sha256") || partials != names("partial") {
@@ -301,6 +312,7 @@ fn shown(op: &Op, root: &Path) -> String {
         Op::Write { handle, offset, bytes } => format!("write {} bytes at {offset} to {handle}", bytes.len()),
         Op::SetLen { handle, length } => format!("length {length} of {handle}"),
         Op::Sync { handle } => format!("sync {handle}"),
+        Op::Link { target, path } => format!("link {} to {}", name(path), target.display()),
         Op::Rename { from, to } => format!("rename {} {}", name(from), name(to)),
         Op::Remove { path } => format!("remove {}", name(path)),
         Op::MakeDir { path } => format!("mkdir {}", name(path)),

@@ -87,7 +87,11 @@ impl Containerd {
         finish(ctr).await.map(drop)
     }
 
-    pub(super) async fn forget(&self, reference: &str) -> Result<()> {
+    /// Removes the image, as the kubelet does.
+    ///
+    /// # Errors
+    /// With containerd's own words when it refuses.
+    pub async fn remove(&self, reference: &str) -> Result<()> {
         cri::remove(&self.socket(), reference).await
     }
 
@@ -108,7 +112,9 @@ impl Containerd {
         blobs.iter().map(came).try_fold(SystemTime::UNIX_EPOCH, |last, came: Result<_>| Ok(last.max(came?)))
     }
 
-    fn blobs(&self) -> PathBuf {
+    /// Where its content store keeps whole blobs, under the hexadecimal digits of their sha256.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
         self.home.join("root/io.containerd.content.v1.content/blobs/sha256")
     }
 

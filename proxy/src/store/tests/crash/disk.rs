@@ -38,6 +38,7 @@ struct Content {
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     files: Vec<Content>,
+    links: Vec<PathBuf>,
     handles: BTreeMap<u64, usize>,
     now: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
@@ -47,6 +48,7 @@ pub(super) struct Disk {
 enum Node {
     Dir,
     File(usize),
+    Link(usize),
 }
 
 impl Disk {
@@ -76,6 +78,10 @@ impl Disk {
             Op::Sync { handle } => {
                 let file = &mut self.files[self.handles[handle]];
                 file.synced = file.now.clone();
+            }
+            Op::Link { target, path } => {
+                self.links.push(target.clone());
+                self.now.insert(path.clone(), Node::Link(self.links.len() - 1));
             }
             Op::Rename { from, to } => {
                 let node = self.now.remove(from).unwrap();
@@ -115,6 +121,7 @@ impl Disk {
                 // What is in a directory that is not there is gone with it.
                 Some(_) if !place.parent().unwrap().exists() => {}
                 Some(Node::Dir) => fs::create_dir(place).unwrap(),
+                Some(Node::Link(link)) => std::os::unix::fs::symlink(&self.links[*link], place).unwrap(),
                 Some(Node::File(file)) => fs::write(place, self.files[*file].left(end, &mut chance)).unwrap(),
                 None => {}
             }
