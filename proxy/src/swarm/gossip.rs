@@ -39,14 +39,18 @@ pub(crate) struct Gossip {
     neighbours: Arc<AtomicUsize>,
 }
 
+/// Whom members know.
+pub fn overlay() -> HyparviewConfig {
+    HyparviewConfig { shuffle_interval: SHUFFLE, ..HyparviewConfig::default() }
+}
+
 impl Gossip {
     /// Joins, with no neighbours yet. What comes in is to be given to [`Self::listen`].
     pub(crate) async fn start(endpoint: Endpoint, members: &Members) -> Result<(Self, GossipReceiver), ApiError> {
         if let Ok(lookup) = endpoint.address_lookup() {
             lookup.add(members.clone());
         }
-        let overlay = HyparviewConfig { shuffle_interval: SHUFFLE, ..HyparviewConfig::default() };
-        let network = Network::builder().max_message_size(MAX_MESSAGE).membership_config(overlay).spawn(endpoint);
+        let network = Network::builder().max_message_size(MAX_MESSAGE).membership_config(overlay()).spawn(endpoint);
         let topic = TopicId::from_bytes(*blake3::hash(b"waylay members v1").as_bytes());
         let options = JoinOptions { bootstrap: Default::default(), subscription_capacity: WAITING };
         let (sender, receiver) = network.subscribe_with_opts(topic, options).await?.split();

@@ -12,6 +12,9 @@
 //! however many shards it has, so the busiest one gets 10 000 / 3600 s = 2.8 a second and sends as many answers: with the
 //! rest 5.2 sent and as many received, 10.3 a second. With a refresh every ten minutes it would be 17 and 17.
 
+mod batches;
+mod ledger;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
@@ -21,15 +24,17 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use futures_util::{StreamExt, stream};
-use rand::RngExt as _;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
+pub use self::{
+    batches::batches,
+    ledger::{Ignorant, Ledger},
+};
 use super::{
     exchange::Exchange,
-    frame::{Announce, Answer, Holding, MAX_HOLDINGS, MAX_TOLD, Request},
+    frame::{Announce, Answer, Holding, MAX_TOLD, Request},
     owners::{SHARDS, shard},
     pool::Pool,
-    tracker::TTL,
 };
 use crate::{
     oci::digest::Digest,
@@ -40,14 +45,10 @@ use crate::{
 const BATCH: Duration = Duration::from_millis(20);
 /// How often it is seen whether somebody has to be told again.
 const TICK: Duration = Duration::from_secs(1);
-/// Everybody is told everything again this often in the mean, each at a time of its own.
-const REFRESH: Duration = Duration::from_secs(TTL.as_secs() / 3);
 /// Members asked at the same time.
 const AT_ONCE: usize = 8;
 /// Above this many unsent changes it is cheaper to tell everything.
 const MAX_CHANGES: usize = 1 << 16;
-/// What the provenance in one announcement may take, so that it fits a frame.
-const MAX_BYTES: usize = 48 << 10;
 
 /// Where changes are handed in; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -98,26 +99,15 @@ impl Herald {
 pub(crate) struct Round {
     exchange: Arc<Exchange>,
     pool: Pool,
-    told: HashMap<SocketAddr, Told>,
+    told: Ledger,
     /// How often others had thought that we were gone then.
     refuted: u64,
     expired: Instant,
 }
 
-/// What an owner was told.
-#[derive(Debug)]
-struct Told {
-    /// Its boot epoch then.
-    boot: u64,
-    /// All that we hold in these shards.
-    shards: FixedBitSet,
-    /// When it should be told again.
-    due: Instant,
-}
-
 impl Round {
     pub(crate) fn new(exchange: Arc<Exchange>, pool: Pool) -> Self {
-        Self { exchange, pool, told: HashMap::new(), refuted: 0, expired: Instant::now() }
+        Self { exchange, pool, told: Ledger::default(), refuted: 0, expired: Instant::now() }
     }
 
     /// Runs until dropped.
@@ -163,7 +153,7 @@ impl Round {
 
     fn look_after(&mut self) {
         self.pool.sweep();
-        if self.expired.elapsed() > REFRESH {
+        if self.expired.elapsed() > ledger::REFRESH {
             self.expired = Instant::now();
             self.exchange.tracker().expire(Instant::now());
         }
@@ -172,10 +162,12 @@ impl Round {
     async fn tell(&mut self, news: News) {
         let refuted = self.exchange.members.refuted();
         if news.everything || self.refuted != refuted {
-            self.told.clear();
+            self.told = Ledger::default();
             self.refuted = refuted;
         }
-        let ignorant = self.ignorant();
+        let members = &self.exchange.members;
+        let owners = |shard| members.owners_of_shard(shard);
+        let ignorant = self.told.ignorant(owners, |owner| members.boot_of(owner), Instant::now());
         let mut tidings = self.changes(news.changes);
         if !ignorant.is_empty() {
             self.add_everything(&ignorant, &mut tidings).await;
@@ -187,7 +179,7 @@ impl Round {
         let failed = self.send(tidings).await;
         for (owner, (boot, shards)) in ignorant {
             if !failed.contains(&owner) {
-                self.note(owner, boot, &shards);
+                self.told.note(owner, boot, &shards, Instant::now(), &mut rand::rng());
             }
         }
     }
@@ -206,47 +198,7 @@ impl Round {
         tidings
     }
 
-    /// Who can be reached and has to be told all that we hold in which shards; with the boot epochs.
-    fn ignorant(&mut self) -> HashMap<SocketAddr, (u64, FixedBitSet)> {
-        let (members, now) = (&self.exchange.members, Instant::now());
-        let mut owned = HashMap::<_, FixedBitSet>::new();
-        for shard in 0..=u8::MAX {
-            for owner in members.owners_of_shard(shard) {
-                let shards = owned.entry(owner).or_insert_with(|| FixedBitSet::with_capacity(SHARDS));
-                shards.insert(usize::from(shard));
-            }
-        }
-        // What was told to one that is no owner any more counts no longer when it is one again.
-        self.told.retain(|owner, told| {
-            let Some(shards) = owned.get(owner) else { return false };
-            told.shards.intersect_with(shards);
-            told.due > now
-        });
-        let wanting = owned.into_iter().filter_map(|(owner, mut shards)| {
-            let boot = members.boot_of(owner)?;
-            if let Some(told) = self.told.get(&owner).filter(|told| told.boot == boot) {
-                shards.difference_with(&told.shards);
-            }
-            (!shards.is_clear()).then_some((owner, (boot, shards)))
-        });
-        wanting.collect()
-    }
-
-    fn note(&mut self, owner: SocketAddr, boot: u64, shards: &FixedBitSet) {
-        let due = Instant::now() + REFRESH.mul_f64(rand::rng().random_range(0.75..1.25));
-        let new = || Told { boot, shards: FixedBitSet::with_capacity(SHARDS), due };
-        let told = self.told.entry(owner).or_insert_with(new);
-        if told.boot != boot {
-            *told = new();
-        }
-        told.shards.union_with(shards);
-    }
-
-    async fn add_everything(
-        &self,
-        to: &HashMap<SocketAddr, (u64, FixedBitSet)>,
-        tidings: &mut BTreeMap<SocketAddr, Announce>,
-    ) {
+    async fn add_everything(&self, to: &Ignorant, tidings: &mut BTreeMap<SocketAddr, Announce>) {
         let mut shards = FixedBitSet::with_capacity(SHARDS);
         to.values().for_each(|(_, wanted)| shards.union_with(wanted));
         for holding in holdings(self.exchange.store.clone(), shards).await {
@@ -280,7 +232,7 @@ impl Round {
         });
         let sent: Vec<_> = sent.buffer_unordered(AT_ONCE).collect().await;
         let failed: HashSet<_> = sent.into_iter().filter(|(_, done)| done.is_none()).map(|(owner, _)| owner).collect();
-        self.told.retain(|owner, _| !failed.contains(owner));
+        self.told.forget(&failed);
         failed
     }
 }
@@ -304,26 +256,4 @@ fn holding(blob: Digest, size: u64, mut provenance: Vec<Provenance>) -> Holding 
     let old = provenance.len().saturating_sub(MAX_TOLD);
     provenance.drain(..old);
     Holding { blob, size, complete: true, provenance }
-}
-
-/// Cuts an announcement so that each part fits a frame.
-fn batches(announce: Announce) -> Vec<Announce> {
-    let mut out: Vec<_> =
-        announce.gone.chunks(MAX_HOLDINGS).map(|gone| Announce { gone: gone.to_vec(), held: Vec::new() }).collect();
-    let mut batch = Announce::default();
-    let mut bytes = 0;
-    for holding in announce.held {
-        let length: usize =
-            64 + holding.provenance.iter().map(|pair| 8 + pair.registry.len() + pair.repository.len()).sum::<usize>();
-        if batch.held.len() >= MAX_HOLDINGS || bytes + length > MAX_BYTES {
-            out.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-        bytes += length;
-        batch.held.push(holding);
-    }
-    if !batch.held.is_empty() {
-        out.push(batch);
-    }
-    out
 }

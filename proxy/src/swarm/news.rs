@@ -17,7 +17,7 @@ use super::{
 
 /// What a member says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Card {
+pub struct Card {
     /// Where others reach it.
     pub(crate) addr: SocketAddr,
     /// Which card of its this is; a later one has more.
@@ -33,7 +33,7 @@ pub(crate) struct Card {
 
 /// What others say of a member: it does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Gone {
+pub struct Gone {
     /// The card that is void by this.
     pub(crate) card: Card,
     /// Who says so.
@@ -43,7 +43,7 @@ pub(crate) struct Gone {
 
 /// Something that everybody should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum News {
+pub enum News {
     /// It is there, or leaves.
     Is(Card),
     /// It is gone.
@@ -52,7 +52,7 @@ pub(crate) enum News {
 
 impl Card {
     /// The card of the member at `addr`, whose key this is.
-    pub(crate) fn sign(key: &SecretKey, addr: SocketAddr, boot: u64, count: u64, zone: &str, leaving: bool) -> Self {
+    pub fn sign(key: &SecretKey, addr: SocketAddr, boot: u64, count: u64, zone: &str, leaving: bool) -> Self {
         let signature = key.sign(&said(addr, boot, count, zone, leaving));
         Self { addr, count, boot, zone: zone.to_owned(), leaving, signature }
     }

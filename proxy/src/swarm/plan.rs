@@ -6,11 +6,11 @@
 //! order. A few requests for each peer; the one with the fewest open first, the faster one on a tie. Members in another
 //! zone are asked only for what this node is to import. A failed piece is never asked of the same peer again.
 
+mod peer;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     ops::Range,
     time::{Duration, Instant},
@@ -18,6 +18,8 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use self::peer::Peer;
 
 /// Open requests in all. All nodes have about the same number open, and so the same share of what the crowd gives; more
 /// would only wait in line.
@@ -28,8 +30,6 @@ pub const PER_PEER: usize = 2;
 const PER_PEER_OF_FEW: usize = 4;
 /// So many requests are shared out to few peers.
 const TO_FEW: usize = IN_ALL;
-/// A peer that failed so often is not asked again.
-const STRIKES: u32 = 3;
 /// No request is called stalled before this much silence.
 pub const MIN_PATIENCE: Duration = Duration::from_secs(2);
 /// The same before any piece has come: all of a crowd ask at once then, and a first request may stand in a long line.
@@ -38,9 +38,6 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 /// Silence is measured against this many times the usual time of a piece.
 const PATIENCE: u32 = 4;
-
-/// Pieces in one word of a set.
-const WORD: usize = usize::BITS as usize;
 
 /// A request to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +69,11 @@ pub struct Plan {
     leased: FixedBitSet,
     /// What may be asked of members in other zones.
     imports: FixedBitSet,
-    peers: BTreeMap<SocketAddr, Peer>,
-    open: BTreeMap<u32, Open>,
+    /// Each has the same place in both, as long as the plan lasts. They are some twenty and looked up all the time: going
+    /// through them is faster than any tree.
+    addrs: Vec<SocketAddr>,
+    peers: Vec<Peer>,
+    open: Vec<Open>,
     /// How many peers have each piece.
     holders: Vec<u16>,
     in_order: bool,
@@ -81,20 +81,10 @@ pub struct Plan {
 }
 
 #[derive(Debug)]
-struct Peer {
-    has: FixedBitSet,
-    /// Never asked of it again.
-    failed: FixedBitSet,
-    near: bool,
-    open: usize,
-    strikes: u32,
-    /// Usual time of a piece; `None` before the first.
-    usual: Option<Duration>,
-}
-
-#[derive(Debug)]
 struct Open {
-    peer: SocketAddr,
+    index: u32,
+    /// The place of the peer.
+    peer: usize,
     since: Instant,
 }
 
@@ -114,8 +104,9 @@ impl Plan {
             wanted: all,
             leased: FixedBitSet::with_capacity(held.len()),
             imports: FixedBitSet::with_capacity(held.len()),
-            peers: BTreeMap::new(),
-            open: BTreeMap::new(),
+            addrs: Vec::new(),
+            peers: Vec::new(),
+            open: Vec::new(),
             holders: vec![0; held.len()],
             in_order: false,
             random: StdRng::seed_from_u64(seed),
@@ -124,43 +115,28 @@ impl Plan {
 
     /// A peer and all pieces that it says it has now; `near` when it is in our zone.
     pub fn set_peer(&mut self, peer: SocketAddr, has: &FixedBitSet, near: bool) {
-        let size = self.todo.len();
-        let known = self.peers.entry(peer).or_insert_with(|| Peer {
-            has: FixedBitSet::with_capacity(size),
-            failed: FixedBitSet::with_capacity(size),
-            near,
-            open: 0,
-            strikes: 0,
-            usual: None,
+        let at = self.place(peer).unwrap_or_else(|| {
+            self.addrs.push(peer);
+            self.peers.push(Peer::new(self.todo.len(), near));
+            self.peers.len() - 1
         });
-        if known.strikes >= STRIKES {
-            return;
+        let known = &mut self.peers[at];
+        if known.is_asked() {
+            known.near = near;
+            known.set(has, &mut self.holders);
         }
-        known.near = near;
-        let mut now = FixedBitSet::with_capacity(size);
-        now.union_with(has);
-        now.difference_with(&known.failed);
-        // A crowd tells often and little, so whole words are compared.
-        for (word, (old, new)) in known.has.as_slice().iter().zip(now.as_slice()).enumerate() {
-            for index in bits(old ^ new).map(|bit| word * WORD + bit).take_while(|index| *index < size) {
-                let count = &mut self.holders[index];
-                *count = if now.contains(index) { count.saturating_add(1) } else { count.saturating_sub(1) };
-            }
-        }
-        known.has = now;
     }
 
     /// The peer is gone; what is open with it ends by itself.
     pub fn drop_peer(&mut self, peer: SocketAddr) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.strikes = STRIKES;
-            peer.lose_all(&mut self.holders);
+        if let Some(at) = self.place(peer) {
+            self.peers[at].leave(&mut self.holders);
         }
     }
 
     /// How many peers have anything.
     pub fn neighbours(&self) -> usize {
-        self.peers.values().filter(|peer| peer.strikes < STRIKES).count()
+        self.peers.iter().filter(|peer| peer.is_asked()).count()
     }
 
     /// The piece that the client reads now.
@@ -198,10 +174,10 @@ impl Plan {
     /// Keeps only those that are asked for, or that somebody there has: others can be had by another node.
     pub fn give_up_imports(&mut self) {
         let mut kept = FixedBitSet::with_capacity(self.todo.len());
-        for peer in self.peers.values().filter(|peer| !peer.near) {
+        for peer in self.peers.iter().filter(|peer| !peer.near) {
             kept.union_with(&peer.has);
         }
-        kept.extend(self.open.keys().map(|index| *index as usize));
+        kept.extend(self.open.iter().map(|open| open.index as usize));
         self.imports.intersect_with(&kept);
     }
 
@@ -211,8 +187,8 @@ impl Plan {
         self.todo.difference_with(held);
         self.todo.difference_with(&self.leased);
         self.imports.difference_with(held);
-        for index in self.open.keys() {
-            self.todo.remove(*index as usize);
+        for open in &self.open {
+            self.todo.remove(open.index as usize);
         }
     }
 
@@ -232,7 +208,7 @@ impl Plan {
     /// What is still to do and with no peer of this zone.
     pub fn unseen(&self) -> FixedBitSet {
         let mut unseen = self.todo.clone();
-        for peer in self.peers.values().filter(|peer| peer.near) {
+        for peer in self.peers.iter().filter(|peer| peer.near) {
             unseen.difference_with(&peer.has);
         }
         unseen.difference_with(&self.imports);
@@ -241,49 +217,45 @@ impl Plan {
 
     /// The next request to make; call until `None`, and again after each report.
     pub fn next(&mut self, now: Instant) -> Option<Ask> {
-        if self.open.len() >= IN_ALL {
+        if self.open.len() >= IN_ALL || self.todo.is_clear() {
             return None;
         }
-        let usable = self.peers.values().filter(|peer| !peer.has.is_clear()).count();
-        let per_peer = (TO_FEW / usable.max(1)).clamp(PER_PEER, PER_PEER_OF_FEW);
-        let mut ready: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.is_ready(per_peer)).collect();
-        ready.sort_by_key(|(_, peer)| (peer.open, peer.usual.unwrap_or_default()));
-        let ready: Vec<SocketAddr> = ready.into_iter().map(|(addr, _)| *addr).collect();
-        let (peer, index) = ready.into_iter().find_map(|addr| Some((addr, self.pick(addr, usable)?)))?;
+        let usable = self.peers.iter().filter(|peer| peer.is_usable()).count();
+        let per_peer = (TO_FEW / usable.max(1)).clamp(PER_PEER, PER_PEER_OF_FEW) as u32;
+        let ready = self.peers.iter().enumerate().filter(|(_, peer)| peer.is_usable() && peer.open < per_peer);
+        let mut ready: Vec<_> =
+            ready.map(|(at, peer)| (peer.open, peer.usual.unwrap_or_default(), self.addrs[at], at)).collect();
+        // Nearly always the first has something, so they are sorted only when it has not.
+        let (.., best) = *ready.iter().min()?;
+        let found = self.pick(best, usable).map(|index| (best, index)).or_else(|| {
+            ready.sort_unstable();
+            ready.into_iter().skip(1).find_map(|(.., at)| Some((at, self.pick(at, usable)?)))
+        });
+        let (peer, index) = found?;
         let patience = self.patience();
         self.in_order = !self.in_order;
         self.todo.remove(index as usize);
-        self.open.insert(index, Open { peer, since: now });
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.open += 1;
-        }
-        Some(Ask { peer, index, patience })
+        self.open.push(Open { index, peer, since: now });
+        self.peers[peer].open += 1;
+        Some(Ask { peer: self.addrs[peer], index, patience })
     }
 
     /// The piece came.
     pub fn done(&mut self, index: u32, now: Instant) {
-        let Some((open, peer)) = self.close(index) else { return };
+        let Some(Open { peer, since, .. }) = self.close(index) else { return };
         self.imports.remove(index as usize);
-        let took = now.saturating_duration_since(open);
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.usual = Some(peer.usual.map_or(took, |usual| (usual * 7 + took) / 8));
-        }
+        let (took, usual) = (now.saturating_duration_since(since), &mut self.peers[peer].usual);
+        *usual = Some(usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
     /// The piece did not come; it is asked of somebody else.
     pub fn failed(&mut self, index: u32, failure: Failure) {
-        let Some((_, id)) = self.close(index) else { return };
+        let Some(Open { peer, .. }) = self.close(index) else { return };
         self.todo.insert(index as usize);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.failed.insert(index as usize);
-        if peer.has.contains(index as usize) {
-            peer.has.remove(index as usize);
-            self.holders[index as usize] = self.holders[index as usize].saturating_sub(1);
-        }
-        peer.strikes += 1;
-        if failure == Failure::Peer || peer.strikes >= STRIKES {
-            peer.strikes = STRIKES;
-            peer.lose_all(&mut self.holders);
+        let peer = &mut self.peers[peer];
+        peer.fail(index as usize, &mut self.holders);
+        if failure == Failure::Peer {
+            peer.leave(&mut self.holders);
         }
     }
 
@@ -303,7 +275,7 @@ impl Plan {
     /// Whether nothing is open and nothing can be asked: all is done, or nobody has the rest.
     pub fn is_over(&self) -> bool {
         let askable = |peer: &Peer| peer.among(&self.todo, &self.imports).next().is_some();
-        self.open.is_empty() && !self.peers.values().any(askable)
+        self.open.is_empty() && !self.peers.iter().any(askable)
     }
 
     /// Pieces that nobody was found for, so far.
@@ -311,31 +283,42 @@ impl Plan {
         self.todo.ones().map(|index| index as u32).collect()
     }
 
-    fn pick(&mut self, addr: SocketAddr, usable: usize) -> Option<u32> {
+    fn place(&self, peer: SocketAddr) -> Option<usize> {
+        self.addrs.iter().position(|addr| *addr == peer)
+    }
+
+    fn pick(&mut self, peer: usize, usable: usize) -> Option<u32> {
         let Self { peers, todo, imports, holders, random, .. } = self;
-        let peer = peers.get(&addr)?;
-        let askable = || peer.among(todo, imports);
+        let askable = || peers[peer].among(todo, imports);
         let ahead = || askable().find(|index| *index >= self.cursor as usize);
         if self.in_order
             && let Some(first) = ahead()
         {
             return Some(first as u32);
         }
-        let count = |index: &usize| usize::from(holders[*index]);
-        let least = askable().map(|index| count(&index)).min()?;
+        let (mut least, mut equals) = (usize::MAX, 0);
+        for index in askable() {
+            let count = usize::from(holders[index]);
+            if count < least {
+                (least, equals) = (count, 0);
+            }
+            equals += usize::from(count == least);
+        }
+        if equals == 0 {
+            return None;
+        }
         if least >= usable {
             return ahead().or_else(|| askable().next()).map(|index| index as u32);
         }
-        let rarest = || askable().filter(|index| count(index) == least);
-        rarest().nth(random.random_range(0..rarest().count())).map(|index| index as u32)
+        let mut rarest = askable().filter(|index| usize::from(holders[*index]) == least);
+        rarest.nth(random.random_range(0..equals)).map(|index| index as u32)
     }
 
-    fn close(&mut self, index: u32) -> Option<(Instant, SocketAddr)> {
-        let open = self.open.remove(&index)?;
-        if let Some(peer) = self.peers.get_mut(&open.peer) {
-            peer.open -= 1;
-        }
-        Some((open.since, open.peer))
+    fn close(&mut self, index: u32) -> Option<Open> {
+        let at = self.open.iter().position(|open| open.index == index)?;
+        let open = self.open.swap_remove(at);
+        self.peers[open.peer].open -= 1;
+        Some(open)
     }
 
     fn inside(&self, pieces: Range<u32>) -> Range<usize> {
@@ -345,36 +328,7 @@ impl Plan {
 
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
     fn patience(&self) -> Duration {
-        let usual = self.peers.values().filter_map(|peer| peer.usual).max();
+        let usual = self.peers.iter().filter_map(|peer| peer.usual).max();
         usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
-}
-
-impl Peer {
-    fn is_ready(&self, per_peer: usize) -> bool {
-        self.open < per_peer && !self.has.is_clear()
-    }
-
-    /// Those of `todo` that it may be asked for, lowest first.
-    fn among<'a>(&'a self, todo: &'a FixedBitSet, imports: &'a FixedBitSet) -> impl Iterator<Item = usize> + 'a {
-        let words = todo.as_slice().iter().zip(self.has.as_slice()).zip(imports.as_slice()).enumerate();
-        words.flat_map(|(word, ((todo, has), imports))| {
-            let may = if self.near { usize::MAX } else { *imports };
-            bits(todo & has & may).map(move |bit| word * WORD + bit)
-        })
-    }
-
-    fn lose_all(&mut self, holders: &mut [u16]) {
-        for index in self.has.ones() {
-            holders[index] = holders[index].saturating_sub(1);
-        }
-        self.has.clear();
-    }
-}
-
-/// The bits that are set, lowest first.
-fn bits(word: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
-        .take_while(|word| *word != 0)
-        .map(|word| word.trailing_zeros() as usize)
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::owners::Owners;
+use super::owners::{Owners, SHARDS};
 pub use super::{
     exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, SLOTS, SLOW_READER, get::SLOWEST},
     fetch::{
@@ -11,17 +11,33 @@ pub use super::{
         course::{Course, Outlook},
     },
     frame::{Announce, FRAME_DEADLINE, Holding, Join, Joined, Pieces, Reach, Record},
+    gossip::overlay,
+    herald::{Ignorant, Ledger, batches},
     locate::STAGGER,
+    news::{Card, News},
     plan::{Ask, Failure, Plan},
     pool::CONNECT_DEADLINE,
+    roster::{Act, Heard, Pace, Roster},
     tracker::Tracker,
 };
 use crate::oci::digest::Digest;
 
 /// Who answers for each of these digests among `members`, best first.
 pub fn owners(members: &[SocketAddr], digests: &[Digest]) -> Vec<Vec<SocketAddr>> {
-    let Some((first, others)) = members.split_first() else { return Vec::new() };
+    let owners = all_owners(members);
+    digests.iter().map(|digest| owners.as_ref().map_or(Vec::new(), |owners| owners.of(digest))).collect()
+}
+
+/// Who answers for each shard of the digests among `members`, best first. The shard of a digest is its first byte.
+pub fn owners_of_shards(members: &[SocketAddr]) -> Vec<Vec<SocketAddr>> {
+    let owners = all_owners(members);
+    let of = |shard| owners.as_ref().map_or(Vec::new(), |owners| owners.of_shard(shard as u8));
+    (0..SHARDS).map(of).collect()
+}
+
+fn all_owners(members: &[SocketAddr]) -> Option<Owners> {
+    let (first, others) = members.split_first()?;
     let mut owners = Owners::new(*first);
     others.iter().for_each(|member| owners.add(*member));
-    digests.iter().map(|digest| owners.of(digest)).collect()
+    Some(owners)
 }

@@ -23,8 +23,9 @@ use std::{
 use iroh::SecretKey;
 use rand::{SeedableRng as _, rngs::StdRng};
 
+pub use self::act::Act;
+pub(crate) use self::compare::BUCKETS;
 pub use self::pace::Pace;
-pub(crate) use self::{act::Act, compare::BUCKETS};
 use super::news::{Card, Gone, News};
 
 /// How many successors a member watches.
@@ -49,7 +50,7 @@ pub enum Standing {
 
 /// From whom something was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub enum Heard {
     /// From the gossip: everybody hears it.
     Gossip,
     /// From whom it is about, or who told only us: everybody should hear it.
@@ -77,7 +78,7 @@ pub(crate) enum Change {
 
 /// The table of one node.
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub struct Roster {
     key: SecretKey,
     card: Card,
     pace: Pace,
@@ -141,15 +142,7 @@ impl Standing {
 
 impl Roster {
     /// The table of the member at `addr`, with nobody in it. `count` begins above that of an earlier start: it is the time.
-    pub(crate) fn new(
-        key: SecretKey,
-        addr: SocketAddr,
-        boot: u64,
-        count: u64,
-        zone: &str,
-        pace: Pace,
-        now: Instant,
-    ) -> Self {
+    pub fn new(key: SecretKey, addr: SocketAddr, boot: u64, count: u64, zone: &str, pace: Pace, now: Instant) -> Self {
         let card = Card::sign(&key, addr, boot, count, zone, false);
         let mut roster = Self {
             key,
@@ -237,7 +230,7 @@ impl Roster {
     }
 
     /// Takes news whose signatures were checked. Whether they were new.
-    pub(crate) fn learn(&mut self, news: News, heard: Heard, now: Instant) -> bool {
+    pub fn learn(&mut self, news: News, heard: Heard, now: Instant) -> bool {
         let addr = news.card().addr;
         if addr == self.card.addr {
             return self.refute(&news, now);
@@ -286,7 +279,7 @@ impl Roster {
     }
 
     /// It answered whether it lives, and said whether its table is as ours.
-    pub(crate) fn agreed(&mut self, addr: SocketAddr, agrees: bool) {
+    pub fn agreed(&mut self, addr: SocketAddr, agrees: bool) {
         self.answered(addr);
         self.settled |= agrees;
         let watched = self.watched().contains(&addr);

@@ -3,6 +3,7 @@
 //! made up, and they stand in `tests/presets`.
 
 mod figures;
+mod idle;
 mod net;
 mod node;
 mod owner;
@@ -52,6 +53,9 @@ pub struct Options {
 /// # Errors
 /// When there is no such preset, or the plot cannot be written.
 pub fn run(options: &Options) -> Result<Report> {
+    if options.preset == idle::NAME {
+        return idle::run(options.seed, options.nodes.last().copied());
+    }
     let preset = Preset::named(&options.preset)?;
     let all = if options.nodes.is_empty() { vec![preset.nodes] } else { options.nodes.clone() };
     let mut sketches = Vec::new();

@@ -16,20 +16,30 @@ const STRAY: u32 = 10;
 /// What this node should do now. Each is answered for: [`Roster::answered`] or [`Roster::silent`], and for the others as
 /// they say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     /// Ask whether it lives; `anew` on another connection than the last time.
-    Ping { to: SocketAddr, anew: bool },
+    Ping {
+        /// Whom.
+        to: SocketAddr,
+        /// On a new connection.
+        anew: bool,
+    },
     /// Introduce ourselves, and hear what it says of itself.
     Greet(SocketAddr),
     /// Ask the witnesses whether they reach it; answered by [`Roster::confirmed`].
-    Confirm { of: SocketAddr, witnesses: Vec<SocketAddr> },
+    Confirm {
+        /// Who is suspected.
+        of: SocketAddr,
+        /// Who is asked.
+        witnesses: Vec<SocketAddr>,
+    },
     /// Compare tables with it; answered by [`Roster::compared`].
     Compare(SocketAddr),
 }
 
 impl Roster {
     /// What is to be done now.
-    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Act> {
+    pub fn tick(&mut self, now: Instant) -> Vec<Act> {
         self.forget(now);
         let mut acts = Vec::new();
         for to in self.watched() {

@@ -48,7 +48,7 @@ impl Pace {
     }
 
     /// How often the roster should be asked what to do.
-    pub(crate) fn tick(&self) -> Duration {
+    pub fn tick(&self) -> Duration {
         self.ping / 12
     }
 }

@@ -11,6 +11,8 @@ mod tests;
 pub(super) type Link = u32;
 /// A flow by its number.
 pub(super) type Flow = u32;
+/// Where a flow stands among those of a link.
+type Place = u16;
 /// The most links that a flow crosses.
 const MOST: usize = 4;
 /// What is called finished, in bytes.
@@ -34,7 +36,9 @@ pub(super) struct Net {
     scratch: Vec<Claim>,
 }
 
+/// A cache line: thousands of nodes are limited by how fast memory answers.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Wire {
     capacity: f64,
     /// What each unit of weight may have; infinite while the link is not full.
@@ -46,14 +50,16 @@ struct Wire {
     flows: Vec<Flow>,
 }
 
+/// A cache line, too.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Stream {
     left: f64,
     rate: f64,
     since: u64,
     /// The first is the receiver's: there its end is noticed.
     links: [Link; MOST],
-    places: [u32; MOST],
+    places: [Place; MOST],
     count: u8,
     weight: f32,
     most: f32,
@@ -105,7 +111,9 @@ impl Net {
         let flow = self.free.pop().unwrap_or(self.flows.len() as Flow);
         for (at, link) in links.iter().enumerate() {
             let wire = &mut self.links[*link as usize];
-            stream.places[at] = wire.flows.len() as u32;
+            // More than the registry was ever asked for at a time, by all nodes together.
+            assert!(wire.flows.len() < usize::from(Place::MAX), "too many flows on one link");
+            stream.places[at] = wire.flows.len() as Place;
             wire.flows.push(flow);
         }
         match self.flows.get_mut(flow as usize) {
@@ -202,6 +210,7 @@ impl Net {
     }
 
     fn share(&mut self, link: Link, now: u64) {
+        self.warm(link);
         let mut claims = std::mem::take(&mut self.scratch);
         claims.clear();
         for &flow in &self.links[link as usize].flows {
@@ -225,6 +234,16 @@ impl Net {
         self.scratch = claims;
     }
 
+    /// Reads what sharing will need, each without waiting for the one before: with thousands of nodes nothing of it is in
+    /// the processor's cache.
+    fn warm(&self, link: Link) {
+        let flows = || self.links[link as usize].flows.iter().map(|flow| &self.flows[*flow as usize]);
+        let rates: f64 = flows().map(|stream| stream.rate).sum();
+        let others = flows().flat_map(|stream| stream.others(link)).map(|other| &self.links[other as usize]);
+        let used: f64 = others.map(|wire| wire.used).sum();
+        std::hint::black_box(rates + used);
+    }
+
     /// What the links of a flow beside this one have room for, as they stand. One that shares anew at the same moment makes
     /// room.
     fn fits(&self, flow: Flow, link: Link) -> f64 {
@@ -237,12 +256,13 @@ impl Net {
     fn set(&mut self, flow: Flow, rate: f64, now: u64) {
         let stream = &mut self.flows[flow as usize];
         let more = rate - stream.rate;
-        if more != 0.0 {
-            stream.left = (stream.left - stream.rate * (now - stream.since) as f64).max(0.0);
-            (stream.since, stream.rate) = (now, rate);
-            for link in &stream.links[..usize::from(stream.count)] {
-                self.links[*link as usize].used += more;
-            }
+        if more == 0.0 {
+            return;
+        }
+        stream.left = (stream.left - stream.rate * (now - stream.since) as f64).max(0.0);
+        (stream.since, stream.rate) = (now, rate);
+        for link in &stream.links[..usize::from(stream.count)] {
+            self.links[*link as usize].used += more;
         }
         let (end, first) = (stream.end().max(now), stream.links[0]);
         self.schedule(first, end);
@@ -270,7 +290,9 @@ impl Stream {
         if self.rate <= 0.0 {
             return NEVER;
         }
-        self.since + ((self.left - CRUMB).max(0.0) / self.rate).ceil() as u64
+        let lasts = (self.left - CRUMB) / self.rate;
+        let whole = lasts as u64;
+        self.since + whole + u64::from(lasts > whole as f64)
     }
 }
 

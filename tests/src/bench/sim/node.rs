@@ -34,7 +34,6 @@ pub(super) struct Unreached {
 /// One of the cluster.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub(super) zone: u16,
     pub(super) up: Link,
     pub(super) down: Link,
     pub(super) slow: bool,
@@ -62,9 +61,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(zone: u16, up: Link, down: Link, slow: bool) -> Self {
+    pub(super) fn new(up: Link, down: Link, slow: bool) -> Self {
         Self {
-            zone,
             up,
             down,
             slow,
@@ -238,11 +236,11 @@ impl World {
     /// Bytes begin to flow from one node to another.
     fn transfer(&mut self, from: u32, to: u32, bytes: u64, tag: u32) -> u32 {
         let (giver, taker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
-        let between = self.between.get(&(giver.zone, taker.zone)).copied();
+        let zones = (self.zone(from), self.zone(to));
+        let between = self.between.get(&zones).copied();
         let links: Vec<Link> = [taker.down, giver.up].into_iter().chain(between).chain(self.machine).collect();
-        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(taker.zone)).filter(|_| giver.zone != taker.zone)
-        {
-            *zones += bytes;
+        if zones.0 != zones.1 {
+            self.tally.into_zones[usize::from(zones.1)] += bytes;
         }
         let weight = self.weight(from, to);
         self.net.start(&links, bytes, weight, f64::MAX, tag, self.now)

@@ -129,14 +129,17 @@ impl Preset {
             None if name.ends_with(".toml") => {
                 fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?
             }
-            None => bail!("no preset {name}; there are {}", Self::names().collect::<Vec<_>>().join(", ")),
+            None => {
+                let names: Vec<_> = Self::names().chain([super::idle::NAME]).collect();
+                bail!("no preset {name}; there are {}", names.join(", "))
+            }
         };
         let preset: Self = toml::from_str(&text).with_context(|| format!("the preset {name}"))?;
         ensure!(preset.nodes > 0 && !preset.layers.is_empty() && preset.parallel > 0, "the preset {name} is empty");
         Ok(preset)
     }
 
-    /// All names.
+    /// The names of all crowds.
     pub(super) fn names() -> impl Iterator<Item = &'static str> {
         FILES.iter().map(|(name, _)| *name)
     }

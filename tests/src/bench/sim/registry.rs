@@ -42,13 +42,13 @@ impl World {
         let blobs = self.blobs.len() as u32;
         let Some(taking) = self.takings.get(number) else { return };
         let (session, index) = (taking.session, taking.at);
-        let node = &self.nodes[(session / blobs) as usize];
+        let (node, zone) = (&self.nodes[(session / blobs) as usize], self.zone(session / blobs));
         let bytes = self.blobs[(session % blobs) as usize].layout.len(index);
-        let stands = self.preset.registry.zone.filter(|zone| *zone != node.zone);
-        let between = stands.and_then(|zone| self.between.get(&(zone, node.zone)).copied());
+        let stands = self.preset.registry.zone.filter(|stands| *stands != zone);
+        let between = stands.and_then(|stands| self.between.get(&(stands, zone)).copied());
         let links: Vec<Link> = [node.down, self.registry].into_iter().chain(between).chain(self.machine).collect();
-        if let Some(zones) = self.tally.into_zones.get_mut(usize::from(node.zone)).filter(|_| between.is_some()) {
-            *zones += bytes;
+        if between.is_some() {
+            self.tally.into_zones[usize::from(zone)] += bytes;
         }
         self.tally.egress += bytes;
         let flow = self.net.start(&links, bytes, 1.0, self.preset.registry.connection, number << 1 | 1, self.now);

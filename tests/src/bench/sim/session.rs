@@ -182,6 +182,10 @@ impl World {
         let node = number / blobs;
         let Some(session) = self.sessions[number as usize].as_mut() else { return };
         let (told, watchers) = (std::mem::take(&mut session.told), std::mem::take(&mut session.watchers));
+        // Read before they are needed, none waiting for another: there are too many for the processor's cache.
+        let theirs =
+            watchers.iter().filter_map(|watcher| self.sessions[(watcher * blobs + number % blobs) as usize].as_ref());
+        std::hint::black_box(theirs.map(|theirs| theirs.asks.len()).sum::<usize>());
         for watcher in &watchers {
             if self.is_near(node, *watcher) != near {
                 continue;
@@ -358,12 +362,8 @@ impl World {
         }
     }
 
-    pub(super) fn is_near(&self, one: u32, other: u32) -> bool {
-        self.nodes[one as usize].zone == self.nodes[other as usize].zone
-    }
-
     pub(super) fn zone_name(&self, node: u32) -> String {
-        let zone = self.nodes[node as usize].zone;
+        let zone = self.zone(node);
         if self.preset.zones.is_some() { format!("zone-{zone}") } else { String::new() }
     }
 }

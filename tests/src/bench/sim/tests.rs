@@ -1,6 +1,6 @@
 //! A small crowd, in seconds: the same twice, each piece once, and everybody in time.
 
-use super::{World, figures, preset::Preset};
+use super::{World, figures, idle, preset::Preset};
 
 fn simulated(name: &str, seed: u64) -> World {
     let mut world = World::new(Preset::named(name).unwrap(), seed, false).unwrap();
@@ -49,4 +49,20 @@ fn every_preset_can_be_read() {
     for name in Preset::names() {
         assert!(Preset::named(name).unwrap().bound() > 0.0, "{name}");
     }
+}
+
+#[test]
+fn forty_nodes_at_rest_say_little_and_remember_what_all_hold() {
+    let report = idle::run(1, Some(40)).unwrap();
+    assert_eq!(report.missed(), <[&str; 0]>::default());
+    let said: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    // Three neighbours every three seconds, and somebody every thirty.
+    let pings = said["pings_per_s"].as_f64().unwrap();
+    assert!((1.0..1.1).contains(&pings), "{pings}");
+    // Each of the others tells again within an hour, a quarter sooner or later.
+    let told = said["announcements_to_busiest_per_s"].as_f64().unwrap() * 3600.0;
+    assert!((29.0..52.0).contains(&told), "{told}");
+    let shards = said["shards_of_busiest"].as_f64().unwrap();
+    let facts = said["facts_of_busiest"].as_f64().unwrap();
+    assert!((facts / (40.0 * 2000.0 * shards / 256.0) - 1.0).abs() < 0.1, "{facts} of {shards} shards");
 }

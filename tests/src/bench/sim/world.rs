@@ -2,12 +2,13 @@
 //! carries their messages and bytes, and takes the time that these take.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rustc_hash::FxHashMap;
 use waylay::{
     oci::digest::Digest,
     store::piece::Layout,
@@ -84,9 +85,9 @@ pub(super) struct World {
     pub(super) takings: Slab<Taking>,
     pub(super) maps: Slab<fixedbitset::FixedBitSet>,
     pub(super) books: BTreeMap<u32, Book>,
-    pub(super) connections: HashMap<(u32, u32), Connection>,
+    pub(super) connections: FxHashMap<(u32, u32), Connection>,
     pub(super) registry: Link,
-    pub(super) between: HashMap<(u16, u16), Link>,
+    pub(super) between: FxHashMap<(u16, u16), Link>,
     pub(super) machine: Option<Link>,
     pub(super) tally: Tally,
     /// Nodes that live and have not finished.
@@ -112,7 +113,7 @@ impl World {
         let mut net = Net::new(exact);
         let registry = net.link(preset.registry.rate);
         let machine = preset.machine.map(|rate| net.link(rate));
-        let mut between = HashMap::new();
+        let mut between = FxHashMap::default();
         let zones = preset.zones.as_ref().map_or(1, |zones| zones.count);
         if let Some(zones) = &preset.zones {
             for (from, to) in (0..zones.count).flat_map(|from| (0..zones.count).map(move |to| (from, to))) {
@@ -130,11 +131,11 @@ impl World {
             Ok(Blob { digest, layout: Layout::new(*size)?, owners })
         });
         let blobs = blobs.collect::<anyhow::Result<Vec<_>>>()?;
-        let nodes = (0..preset.nodes).map(|number| {
+        let nodes = (0..preset.nodes).map(|_| {
             let slow = preset.tail.as_ref().filter(|tail| random.random_bool(tail.share));
             let speed = slow.map_or(1.0, |tail| tail.speed);
             let (up, down) = (net.link(preset.up * speed), net.link(preset.down * speed));
-            Node::new((number % u32::from(zones)) as u16, up, down, slow.is_some())
+            Node::new(up, down, slow.is_some())
         });
         let nodes: Vec<_> = nodes.collect();
         let sessions = (0..nodes.len() * blobs.len()).map(|_| None).collect();
@@ -162,7 +163,7 @@ impl World {
             takings: Slab::default(),
             maps: Slab::default(),
             books: BTreeMap::new(),
-            connections: HashMap::new(),
+            connections: FxHashMap::default(),
             registry,
             between,
             machine,
@@ -249,8 +250,17 @@ impl World {
 
     /// Half a round trip between two nodes.
     pub(super) fn way(&self, one: u32, other: u32) -> u64 {
-        let near = self.nodes[one as usize].zone == self.nodes[other as usize].zone;
-        ms(if near { self.preset.delays.near_ms } else { self.preset.delays.far_ms } / 2.0)
+        ms(if self.is_near(one, other) { self.preset.delays.near_ms } else { self.preset.delays.far_ms } / 2.0)
+    }
+
+    /// The zone that a node stands in.
+    pub(super) fn zone(&self, node: u32) -> u16 {
+        (node % self.tally.into_zones.len() as u32) as u16
+    }
+
+    /// Whether two nodes stand in one zone.
+    pub(super) fn is_near(&self, one: u32, other: u32) -> bool {
+        self.zone(one) == self.zone(other)
     }
 
     /// The number of the fetch of a blob by a node.

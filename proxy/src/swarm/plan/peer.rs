@@ -1,0 +1,108 @@
+//! What a plan knows of one peer.
+
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+
+/// A peer that failed so often is not asked again.
+const STRIKES: u32 = 3;
+/// Pieces in one word of a set.
+const WORD: usize = usize::BITS as usize;
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) has: FixedBitSet,
+    /// How many that are.
+    count: u32,
+    /// Never asked of it again; empty until something fails.
+    failed: FixedBitSet,
+    pub(super) near: bool,
+    pub(super) open: u32,
+    strikes: u32,
+    /// Usual time of a piece; `None` before the first.
+    pub(super) usual: Option<Duration>,
+}
+
+impl Peer {
+    /// One that has nothing yet, of a blob with so many pieces.
+    pub(super) fn new(pieces: usize, near: bool) -> Self {
+        let has = FixedBitSet::with_capacity(pieces);
+        Self { has, count: 0, failed: FixedBitSet::new(), near, open: 0, strikes: 0, usual: None }
+    }
+
+    /// It has these now; what that changes is counted in `holders`.
+    pub(super) fn set(&mut self, has: &FixedBitSet, holders: &mut [u16]) {
+        let (failed, size) = (self.failed.as_slice(), self.has.len());
+        // A crowd tells often and little, so whole words are compared.
+        for (word, old) in self.has.as_mut_slice().iter_mut().enumerate() {
+            let at = |words: &[usize]| words.get(word).copied().unwrap_or_default();
+            let new = at(has.as_slice()) & !at(failed);
+            if new == *old {
+                continue;
+            }
+            let new = new & usize::MAX >> (WORD - (size - word * WORD).min(WORD));
+            for bit in bits(*old ^ new) {
+                let holders = &mut holders[word * WORD + bit];
+                let more = new >> bit & 1 == 1;
+                *holders = if more { holders.saturating_add(1) } else { holders.saturating_sub(1) };
+            }
+            self.count = self.count + new.count_ones() - old.count_ones();
+            *old = new;
+        }
+    }
+
+    /// It did not give this piece, and is not asked for it again.
+    pub(super) fn fail(&mut self, index: usize, holders: &mut [u16]) {
+        self.failed.grow(self.has.len());
+        self.failed.insert(index);
+        if self.has.contains(index) {
+            self.has.remove(index);
+            self.count -= 1;
+            holders[index] = holders[index].saturating_sub(1);
+        }
+        self.strikes += 1;
+        if !self.is_asked() {
+            self.leave(holders);
+        }
+    }
+
+    /// It is not asked again.
+    pub(super) fn leave(&mut self, holders: &mut [u16]) {
+        self.strikes = STRIKES;
+        for index in self.has.ones() {
+            holders[index] = holders[index].saturating_sub(1);
+        }
+        self.has.clear();
+        self.count = 0;
+    }
+
+    /// Whether it did not fail too often.
+    pub(super) fn is_asked(&self) -> bool {
+        self.strikes < STRIKES
+    }
+
+    /// Whether it has anything.
+    pub(super) fn is_usable(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Those of `todo` that it may be asked for, lowest first.
+    pub(super) fn among<'a>(
+        &'a self,
+        todo: &'a FixedBitSet,
+        imports: &'a FixedBitSet,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let words = todo.as_slice().iter().zip(self.has.as_slice()).zip(imports.as_slice()).enumerate();
+        words.flat_map(|(word, ((todo, has), imports))| {
+            let may = if self.near { usize::MAX } else { *imports };
+            bits(todo & has & may).map(move |bit| word * WORD + bit)
+        })
+    }
+}
+
+/// The bits that are set, lowest first.
+fn bits(word: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
+        .take_while(|word| *word != 0)
+        .map(|word| word.trailing_zeros() as usize)
+}
