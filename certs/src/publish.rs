@@ -83,8 +83,9 @@ pub enum PublishError {
     },
 }
 
-/// Publishes all valid identities of `registries`, making what is missing and successors in time, and takes back
-/// certificates of ours that are no longer wanted. `registries` is the whole list. A `certs.d` that cannot be written is
+/// Publishes all identities of `registries` that are not over, making what is missing and successors in time, and takes back
+/// certificates of ours that are no longer wanted. One that is valid only later is published too: our clock may be behind, and
+/// what was taken back meanwhile would be unknown to runtimes until they start anew. `registries` is the whole list. A `certs.d` that cannot be written is
 /// reported and does not stop the others.
 pub fn publish(
     identities: &Identities,
@@ -99,7 +100,7 @@ pub fn publish(
     let hosts: BTreeSet<&str> = registries.iter().map(|registry| registry.host.as_str()).collect();
     for host in hosts {
         identities.ensure(host, now)?;
-        for identity in valid(identities, host, now) {
+        for identity in lasting(identities, host, now) {
             let file = into_trust_dir(&identity, &to.trust_dir, manifest, &mut report)
                 .map_err(|error| error.for_host(host))?;
             wanted.insert(file);
@@ -107,7 +108,7 @@ pub fn publish(
     }
     for dir in &to.certs_d {
         for registry in registries {
-            let pem: String = valid(identities, &registry.host, now).iter().map(|identity| identity.pem()).collect();
+            let pem: String = lasting(identities, &registry.host, now).iter().map(|identity| identity.pem()).collect();
             for target in targets(dir, registry) {
                 match into_certs_d(&target, dir, registry, &pem, manifest, &mut report) {
                     Ok(file) => _ = wanted.insert(file),
@@ -125,8 +126,8 @@ pub fn publish(
     Ok(report)
 }
 
-fn valid(identities: &Identities, host: &str, now: SystemTime) -> Vec<Arc<Identity>> {
-    identities.all(host).iter().filter(|identity| identity.is_valid(now)).cloned().collect()
+fn lasting(identities: &Identities, host: &str, now: SystemTime) -> Vec<Arc<Identity>> {
+    identities.all(host).iter().filter(|identity| now < identity.not_after()).cloned().collect()
 }
 
 enum TrustDirError {

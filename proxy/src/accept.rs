@@ -16,6 +16,7 @@ use std::{
 
 use ending::Ending;
 use limit::Limit;
+pub use limit::Memory;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -75,6 +76,8 @@ pub trait Watch: Send + Sync + 'static {
 pub struct Config {
     /// Connections at one time. From seven eighths of it on new ones go directly.
     pub max_connections: usize,
+    /// Memory. Beyond it new connections go directly; looked at with each heartbeat.
+    pub memory: Memory,
     /// How long connections may go on after the shutdown has begun.
     pub drain: Duration,
 }
@@ -103,7 +106,7 @@ where
 {
     let own = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
     let mut accept = Accept {
-        limit: Limit::new(config.max_connections),
+        limit: Limit::new(config.max_connections, config.memory),
         door: Arc::new(Door { origin, own, handle, watch }),
         tasks: JoinSet::new(),
         pause: None,
@@ -145,7 +148,10 @@ impl<O: Origin, H: Handle, W: Watch> Accept<O, H, W> {
             tokio::select! {
                 biased;
                 () = &mut end => return,
-                _ = beat.tick() => self.door.watch.heartbeat(),
+                _ = beat.tick() => {
+                    self.door.watch.heartbeat();
+                    self.limit.measure();
+                }
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
                 // Unasked: while we step aside nobody connects, so no accept would show that we can again.
                 () = over(self.pause), if self.limit.failing => self.limit.failing = false,

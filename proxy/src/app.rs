@@ -119,7 +119,9 @@ impl Core {
         watch: Arc<W>,
     ) -> std::io::Result<accept::Drained> {
         let tls = Arc::new(Tls::new(self.listing.clone(), trust, self.http.clone()));
-        let limits = accept::Config { max_connections: self.config.proxy.max_connections, drain: DRAIN };
+        let proxy = &self.config.proxy;
+        let memory = accept::Memory::own(proxy.max_memory);
+        let limits = accept::Config { max_connections: proxy.max_connections, memory, drain: DRAIN };
         accept::run(listeners, limits, origin, tls, watch, self.shutdown.clone()).await
     }
 

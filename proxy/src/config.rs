@@ -64,6 +64,9 @@ pub struct Proxy {
     pub listen: Vec<SocketAddr>,
     /// Connections served at once; beyond it new ones go directly to their registry.
     pub max_connections: usize,
+    /// Bytes of memory that the daemon itself may take; beyond it new connections go directly to their registry.
+    #[serde(serialize_with = "bytes")]
+    pub max_memory: u64,
 }
 
 /// The loopback listener for probes and metrics, and the control socket.

@@ -60,6 +60,9 @@ pub use turn::Turn;
 pub const VERIFIED_FIRST: u64 = 32 << 20;
 /// How long a digest is taken from the registry alone after members gave wrong bytes for it.
 const DISTRUST: Duration = Duration::from_secs(600);
+/// How long a digest passes by the store after that failed in the middle of it: its client asks again at once, and must not be
+/// cut at the same place.
+const SPARE: Duration = Duration::from_secs(60);
 
 /// How the registry can be asked for a blob: where, and with whose headers.
 #[derive(Clone)]
@@ -117,6 +120,8 @@ struct Inner {
     distrusted: moka::sync::Cache<Digest, ()>,
     /// What was stated about blobs that did not add up, by somebody who is quarantined for it.
     accused: moka::sync::Cache<Digest, Arc<[Statement]>>,
+    /// What the store has just failed with.
+    spared: moka::sync::Cache<Digest, ()>,
 }
 
 impl Found {
@@ -133,8 +138,21 @@ impl Content {
         // As long as the distrust lasts, and no more than a few megabytes of it.
         let weigh = |_: &Digest, stated: &Arc<[Statement]>| u32::try_from(stated.len()).unwrap_or(u32::MAX).max(1);
         let accused = moka::sync::Cache::builder().weigher(weigh).max_capacity(1 << 14).time_to_live(DISTRUST).build();
+        let spared = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(SPARE).build();
         let (flights, turns, begins) = (Mutex::default(), Turns::default(), Turns::default());
-        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, distrusted, accused }))
+        Self(Arc::new(Inner {
+            store,
+            swarm,
+            upstream,
+            metrics,
+            trace,
+            flights,
+            turns,
+            begins,
+            distrusted,
+            accused,
+            spared,
+        }))
     }
 
     /// This node's own store.
@@ -151,7 +169,7 @@ impl Content {
         if let Some(found) = self.here(digest, registry, part).await {
             return Some(found);
         }
-        if self.0.distrusted.contains_key(&digest) {
+        if self.0.from_registry_alone(&digest) {
             return None;
         }
         let located = self.0.swarm.locate(&digest).await?;
@@ -186,7 +204,7 @@ impl Content {
     /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it of this
     /// registry. `None` where there are none.
     pub fn together(&self, digest: Digest, registry: &str, size: u64) -> Option<Found> {
-        let shared = self.0.swarm.has_members() && !self.0.distrusted.contains_key(&digest);
+        let shared = self.0.swarm.has_members() && !self.0.from_registry_alone(&digest);
         let place = Place::Members(Located::nowhere(size));
         let free = || self.flying(&digest).is_none_or(|flight| flight.registry() == registry && flight.size() == size);
         let (provenance, imported, media_type) = Default::default();
@@ -235,9 +253,11 @@ impl Content {
                 flight
             }
             Place::Gathered(partial) => {
+                self.0.spares(&digest)?;
                 self.launch(digest, partial, Plan { located: None, first: None }, provenance, supply)
             }
             Place::Members(located) => {
+                self.0.spares(&digest)?;
                 provenance.push(supply.provenance.clone());
                 let partial = self.partial(digest, found.size, &supply, provenance.clone()).await.map_err(fault)?;
                 self.launch(digest, partial, Plan { located: Some(located), first: None }, provenance, supply)
@@ -268,6 +288,9 @@ impl Content {
             }
             Some(_) => return Err(Box::new((Refusal::Unproven, first))),
             None => {
+                if let Err(fault) = self.0.spares(&digest) {
+                    return Err(Box::new((Refusal::Fault(fault), first)));
+                }
                 let provenance = vec![supply.provenance.clone()];
                 let partial = match self.partial(digest, size, &supply, provenance.clone()).await {
                     Ok(partial) => partial,

@@ -12,7 +12,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+    time::timeout,
+};
 use waylay_certs::RegistryName;
 
 use crate::{
@@ -26,6 +30,9 @@ use crate::{
 
 /// A client that is silent for so long in the middle of a request's head is let go.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// So long the first request of a connection may take when a shutdown begins: a client whose new connection is closed before it
+/// was answered gives its pull up, while one that was answered before asks again.
+const FIRST: Duration = Duration::from_secs(5);
 /// Bytes of a request's head at most.
 const LARGEST_HEAD: usize = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -85,15 +92,22 @@ impl Serve for Http {
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(LARGEST_HEAD);
         server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-        let service = service_fn(|request| self.clone().answer(client.clone(), request));
+        let asked = Notify::new();
+        let service = service_fn(|request| {
+            asked.notify_one();
+            self.clone().answer(client.clone(), request)
+        });
         let connection = server.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.shutdown.begun() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+            () = self.shutdown.begun() => tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = timeout(FIRST, asked.notified()) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            },
         };
         if let Err(error) = ended {
             // A client that goes away is normal: containerd closes each connection it no longer needs.

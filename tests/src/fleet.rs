@@ -6,6 +6,7 @@
 mod access;
 pub mod authority;
 pub mod cgroup;
+mod clock;
 mod command;
 pub mod daemon;
 mod leftovers;
@@ -16,6 +17,7 @@ pub mod operator;
 pub mod process;
 pub mod registry;
 pub mod runtime;
+mod secrets;
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -26,6 +28,7 @@ use anyhow::{Context, Result};
 
 pub use self::access::{AccessLine, BySource, Counters};
 use self::cgroup::Cgroup;
+pub use self::clock::Clock;
 pub(crate) use self::command::run;
 pub use self::daemon::Daemon;
 pub use self::leftovers::{kept, remove};
@@ -125,11 +128,13 @@ impl Fleet {
         &self.cgroup
     }
 
-    /// Says that the scenario went well, so that dropping the fleet leaves nothing. Without it, the logs are kept.
+    /// Says that the scenario went well, so that dropping the fleet leaves nothing. Without it, the logs are kept. It is a
+    /// scenario's last line.
     ///
     /// # Errors
-    /// None: it is a scenario's last line.
+    /// When our daemons wrote a secret anywhere.
     pub fn passed(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| secrets::none_in(node.entry().dir()))?;
         self.dir.passed.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::{cargo, command, is_there, read, run, workspace};
-use crate::{chart, setup, tidy};
+use crate::{chart, fuzz, setup, tidy};
 
 /// `e_machine` of ELF for BPF.
 const EM_BPF: [u8; 2] = [247, 0];
@@ -36,6 +36,7 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
         ("kernel program", kernel_program),
     ];
     if !args.checks_only {
+        steps.push(("fuzzing", fuzzing));
         steps.push(("tests in a clean clone", clean_clone));
     }
     let mut table = String::new();
@@ -61,7 +62,7 @@ fn format() -> Result<()> {
 }
 
 fn shell() -> Result<()> {
-    run(&mut command("shellcheck", &["deploy/install.sh", ".ci/run"]))
+    run(&mut command("shellcheck", &["deploy/install.sh", ".ci/run", "tests/fuzz/instrument"]))
 }
 
 fn chart() -> Result<()> {
@@ -115,6 +116,13 @@ fn out_dir(messages: &str) -> Option<PathBuf> {
         .find(|line| line.contains(r#""reason":"build-script-executed""#) && line.contains("/proxy#waylay@"))?;
     let (_, rest) = line.split_once(r#""out_dir":""#)?;
     Some(PathBuf::from(rest.split('"').next()?))
+}
+
+/// Long enough to find what a change has just broken; who looks for more gives it hours.
+const FUZZ_SECONDS: u64 = 60;
+
+fn fuzzing() -> Result<()> {
+    fuzz::run_command(&fuzz::Args { seconds: FUZZ_SECONDS, targets: Vec::new() })
 }
 
 /// What is committed, in a directory of its own. Dependencies are not built again: both share the target directory.

@@ -3,6 +3,8 @@
 //!
 //! It is a selection: these tests belong to the other tiers, and a plain `cargo xtask test` runs them there.
 
+#[cfg(test)]
+mod page;
 mod table;
 
 use std::process::Command;

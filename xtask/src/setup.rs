@@ -26,7 +26,7 @@ const fn daemon(name: &'static str, why: &'static str, units: &'static [&'static
     Package { name, why, units }
 }
 
-const PACKAGES: [Package; 29] = [
+const PACKAGES: [Package; 30] = [
     package("gcc", "links programs, compiles the C parts of TLS and zstd"),
     package("g++", "brings the C++ library that bpf-linker is linked with"),
     package("pkg-config", "finds the libraries to link"),
@@ -50,6 +50,7 @@ const PACKAGES: [Package; 29] = [
     ),
     package("systemd-container", "boots those machines (systemd-nspawn)"),
     package("iproute2", "makes the tests' networks"),
+    package("libfaketime", "moves the clock of one daemon in `cargo xtask bench chaos`"),
     package("bpftool", "takes a hook away in the tests of `waylay doctor`"),
     package("golang-go", "a client of Go's own TLS in the tests of certificates"),
     package("openssl", "a client in the tests of certificates"),

@@ -74,6 +74,27 @@ fn certificates_without_keys_stand_where_they_are_looked_for() {
 }
 
 #[test]
+fn a_clock_that_is_behind_takes_no_certificate_from_those_who_know_it() {
+    let mut node = Node::new();
+    // Made and published while the clock was right: three months ahead of what it says now.
+    let ahead = SystemTime::now() + LIFE / 4;
+    let known = node.identities.ensure("registry.test", ahead).unwrap();
+    let wanted = node.at(&format!("trust/{}.0", known.subject_hash()));
+    let published = Published { file: wanted.clone(), at: Moment::now().unwrap() };
+    fs::create_dir_all(node.at("trust")).unwrap();
+    fs::write(&wanted, known.pem()).unwrap();
+    known.set_published(&published).unwrap();
+    let report = node.publish(&["registry.test"], &["certs.d"]);
+    // One that is valid by this clock was made, and stands beside it.
+    assert!(report.withdrawn.is_empty());
+    assert_eq!(known.published_at(), Some(published), "a runtime that read it still knows it");
+    assert_eq!(node.identities.all("registry.test").len(), 2);
+    let pem = fs::read_to_string(node.at("certs.d/registry.test/waylay.crt")).unwrap();
+    assert!(pem.contains(&known.pem()) && pem.matches("BEGIN CERTIFICATE").count() == 2);
+    assert!(wanted.exists());
+}
+
+#[test]
 fn a_second_run_changes_nothing() {
     let mut node = Node::new();
     node.publish(&["registry.test"], &["certs.d"]);

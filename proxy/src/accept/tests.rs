@@ -92,7 +92,8 @@ impl Running {
         let (tell, told) = mpsc::unbounded_channel();
         let (beat, beats) = mpsc::unbounded_channel();
         let watch = Arc::new(Teller { tell, beats: beat });
-        let config = Config { max_connections, drain: Duration::from_secs(30) };
+        let memory = Memory { most: 1, used: || Some(0) };
+        let config = Config { max_connections, memory, drain: Duration::from_secs(30) };
         let shutdown = Shutdown::new();
         let task = tokio::spawn(run(listeners, config, script, Arc::new(Obeys), watch, shutdown.clone()));
         Self { addrs, told, beats, shutdown, task }

@@ -108,6 +108,7 @@ struct RawIntercept {
 struct RawProxy {
     listen: Option<Vec<SocketAddr>>,
     max_connections: Option<usize>,
+    max_memory: Option<ByteSize>,
 }
 
 #[derive(Deserialize, Default)]
@@ -243,7 +244,11 @@ fn proxy(raw: RawProxy) -> Result<Proxy, ConfigError> {
     if max_connections == 0 {
         return Err(ConfigError::value("proxy.max_connections", 0, "must be at least 1"));
     }
-    Ok(Proxy { listen, max_connections })
+    let max_memory = raw.max_memory.unwrap_or(ByteSize::gib(1)).as_u64();
+    if max_memory < ByteSize::mib(64).as_u64() {
+        return Err(ConfigError::value("proxy.max_memory", ByteSize(max_memory), "must be at least 64MiB"));
+    }
+    Ok(Proxy { listen, max_connections, max_memory })
 }
 
 fn admin(raw: RawAdmin) -> Result<Admin, ConfigError> {

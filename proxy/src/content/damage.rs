@@ -1,4 +1,4 @@
-//! Bytes that are not what their digest says: who is to blame, and what follows on this node's own disk.
+//! Bytes that are not what their digest says, or that the disk does not take: who is to blame, and what follows here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +20,20 @@ use crate::{
     swarm::Located,
     upstream::Body,
 };
+
+impl Inner {
+    /// Whether neither members nor the store are to be tried with it now.
+    pub(super) fn from_registry_alone(&self, digest: &Digest) -> bool {
+        self.distrusted.contains_key(digest) || self.spared.contains_key(digest)
+    }
+
+    /// An error while the store is not to be tried with it: a disk that is full or broken is so a moment later, too.
+    pub(super) fn spares(&self, digest: &Digest) -> Result<(), Fault> {
+        let spared = self.spared.contains_key(digest);
+        let why = || Fault::with(Side::Ours, What::Disk, "the store has just failed in the middle of this blob");
+        if spared { Err(why()) } else { Ok(()) }
+    }
+}
 
 impl Content {
     /// The bytes `rest` of a blob that turned out to be damaged on this node's disk, brought here again.

@@ -326,6 +326,9 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
                 }
             }
             Err(error) => {
+                if !matches!(error, StoreError::Discarded(_)) {
+                    content.spared.insert(shared.digest, ());
+                }
                 shared.note(&content, &store_fault(error));
                 return shared.fail();
             }
@@ -386,6 +389,9 @@ async fn fill(
         had = has;
         if fault.what == What::Status {
             shared.withdraw(&supply);
+        }
+        if fault.side == Side::Ours {
+            content.spared.insert(shared.digest, ());
         }
         if fruitless >= FRUITLESS || lock(&shared.supplies).is_empty() || fault.side == Side::Ours {
             shared.fail();

@@ -1,9 +1,10 @@
 //! `chaos`: nodes pull random images without pause, with three runtimes, while faults come at random. What must not
 //! happen: a pull that fails and would have worked without us, wrong bytes, descriptors or memory that do not come back.
 //!
-//! Left out, because the real thing cannot be told to do it here: a registry that answers 429 (the proxy tier scripts it),
-//! clocks that jump (there is one clock for all), certificates that expire.
+//! A clock that is moved is one daemon's alone ([`crate::fleet::Clock`]): this machine has one for all, and nobody may move
+//! it. So what a runtime makes of a certificate while its own clock is wrong is not shown.
 
+mod expire;
 mod fault;
 mod inject;
 mod puller;
@@ -23,7 +24,7 @@ use self::inject::Outages;
 use self::puller::{Failure, Pulled};
 use super::report::{Report, Target};
 use crate::fleet::daemon::Settings;
-use crate::fleet::{Daemon, Fleet, Kind, Runtime};
+use crate::fleet::{Daemon, Fleet, Kind, Runtime, registry};
 use crate::image;
 
 /// Nodes, two for each runtime.
@@ -62,7 +63,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     for node in inject::with_small_disks(fleet.nodes()) {
         inject::mount_small_disk(node, DISK_MIB)?;
     }
-    let settings = Settings { store: STORE.to_owned(), ..Settings::default() };
+    let settings = Settings { store: STORE.to_owned(), own_clock: true, ..Settings::default() };
     let mut daemons = Daemon::on_all_with(fleet.nodes(), &settings).await?;
     let mut runtimes = Vec::new();
     for (n, (node, daemon)) in fleet.nodes().iter().zip(&daemons).enumerate() {
@@ -71,6 +72,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mut vitals = vitals::Vitals::begin(&daemons)?;
 
     let schedule = Schedule::new(options.seed, Duration::from_secs(options.minutes * 60), NODES.into(), &options.only);
+    let expired = fleet.authority().issue_expired(registry::HOST)?;
     let (outages, over) = (Arc::new(Outages::default()), AtomicBool::new(false));
     let references: Vec<_> =
         (0..images.len()).map(|n| fleet.registry().reference("chaos/app", &n.to_string())).collect();
@@ -84,7 +86,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         let entries: Vec<_> = fleet.nodes().iter().map(|node| (node.entry().clone(), node.address())).collect();
         let ended = tokio::try_join!(
             inject::to_daemons(&schedule, begun, &mut daemons, &mut vitals),
-            inject::around_them(&schedule, begun, fleet.registry_mut(), (&links, &entries), &outages),
+            inject::around_them(&schedule, begun, (fleet.registry_mut(), &expired), (&links, &entries), &outages),
         );
         over.store(true, Ordering::Relaxed);
         ended.map(drop)

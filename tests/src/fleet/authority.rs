@@ -1,7 +1,9 @@
 //! The certificate authority of a fleet: what an operator's own registry is signed by. It is nothing of waylay's.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -20,6 +22,12 @@ pub struct Leaf {
     pub certificate: String,
     /// Its key, PKCS #8.
     pub key: String,
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leaf")
+    }
 }
 
 impl Authority {
@@ -48,8 +56,21 @@ impl Authority {
     /// # Errors
     /// When no key can be made or the name cannot stand in a certificate.
     pub fn issue(&self, host: &str) -> Result<Leaf> {
+        self.sign(CertificateParams::new([host.to_owned()]).with_context(|| format!("{host} as a DNS name"))?)
+    }
+
+    /// The same, but it ended a day ago.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_expired(&self, host: &str) -> Result<Leaf> {
+        let mut params = CertificateParams::new([host.to_owned()]).with_context(|| format!("{host} as a DNS name"))?;
+        params.not_after = (SystemTime::now() - Duration::from_secs(24 * 3600)).into();
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Result<Leaf> {
         let key = KeyPair::generate().context("cannot make a server's key")?;
-        let params = CertificateParams::new([host.to_owned()]).with_context(|| format!("{host} as a DNS name"))?;
         let certificate = params.signed_by(&key, &self.issuer).context("cannot sign a server's certificate")?.pem();
         Ok(Leaf { certificate, key: key.serialize_pem() })
     }

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
 
 use super::access::{AccessLine, Counters};
+use super::clock::Clock;
 use super::command::run;
 use super::namespace::Inside;
 use super::node::{Entry, Node};
@@ -44,13 +45,15 @@ pub struct Settings {
     pub zone: Option<&'static str>,
     /// Its log filter.
     pub log: String,
+    /// It has a wall clock of its own ([`Daemon::clock`]).
+    pub own_clock: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let certs_d = vec!["/etc/docker/certs.d".into()];
         let store = "low_disk = \"64MiB\"".to_owned();
-        Self { certs_d, more: String::new(), store, zone: None, log: "info".to_owned() }
+        Self { certs_d, more: String::new(), store, zone: None, log: "info".to_owned(), own_clock: false }
     }
 }
 
@@ -61,6 +64,7 @@ pub struct Daemon {
     entry: Entry,
     namespace: Inside,
     config: PathBuf,
+    clock: Option<Clock>,
 }
 
 /// The secret that the daemons of one fleet share, as `waylay token new` made it.
@@ -123,13 +127,17 @@ impl Daemon {
         fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).context("cannot protect the token")?;
         let config = home.join("config.toml");
         fs::write(&config, configuration(node, members, &home, settings)).context("cannot write the configuration")?;
-        let process = Self::spawn(&entry, &config)?;
-        Ok(Self { process, entry, namespace: (**node.namespace()).clone(), config })
+        let clock = settings.own_clock.then(|| Clock::of(&entry)).transpose()?;
+        let process = Self::spawn(&entry, &config, clock.as_ref())?;
+        Ok(Self { process, entry, namespace: (**node.namespace()).clone(), config, clock })
     }
 
-    fn spawn(entry: &Entry, config: &Path) -> Result<Process> {
+    fn spawn(entry: &Entry, config: &Path, clock: Option<&Clock>) -> Result<Process> {
         let mut command = entry.command(binary()?);
         command.arg("run").arg("--config").arg(config).env("RUST_BACKTRACE", "1");
+        if let Some(clock) = clock {
+            clock.give(&mut command)?;
+        }
         entry.daemon("waylay", command)
     }
 
@@ -277,8 +285,14 @@ impl Daemon {
     /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill();
-        self.process = Self::spawn(&self.entry, &self.config)?;
+        self.process = Self::spawn(&self.entry, &self.config, self.clock.as_ref())?;
         self.ready().await
+    }
+
+    /// Its wall clock, to move from elsewhere; `None` when it was started with the machine's.
+    #[must_use]
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     /// Leaves it running when this program ends: for a kept fleet.

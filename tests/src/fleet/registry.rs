@@ -2,6 +2,7 @@
 //! behind a token server. What left it is read from its own access log, which nothing of ours can flatter.
 
 mod log;
+mod server;
 mod storage;
 mod token;
 
@@ -11,9 +12,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::Full;
 use serde_json::json;
 
 pub use self::log::Served;
+use self::server::Server;
 pub use self::storage::Repository;
 use self::token::Tokens;
 use super::authority::{Authority, Leaf};
@@ -54,6 +59,9 @@ pub struct Registry {
     process: Process,
     tokens: Option<Tokens>,
     config: PathBuf,
+    leaf: Leaf,
+    /// What answers in its place.
+    busy: Option<Server>,
     node: Node,
 }
 
@@ -97,7 +105,7 @@ impl Registry {
         // JSON is YAML.
         fs::write(&path, config.to_string()).context("cannot write the registry's configuration")?;
         let process = Self::launch(&node, &path).await?;
-        Ok(Self { process, tokens, config: path, node })
+        Ok(Self { process, tokens, config: path, leaf, busy: None, node })
     }
 
     async fn launch(node: &Node, config: &PathBuf) -> Result<Process> {
@@ -125,6 +133,47 @@ impl Registry {
     pub async fn restart(&mut self) -> Result<()> {
         self.process = Self::launch(&self.node, &self.config).await?;
         Ok(())
+    }
+
+    /// Stops it, and answers 429 to everything in its place, with a `Retry-After` of so many seconds, until
+    /// [`Self::calm`]: docker-registry has no limit of its own.
+    ///
+    /// # Errors
+    /// When its port is not free.
+    pub fn busy(&mut self, retry_after: u32) -> Result<()> {
+        self.stop();
+        self.busy = Some(Server::start(self.node.listen(PORT)?, &self.leaf, move |_| too_many(retry_after))?);
+        Ok(())
+    }
+
+    /// Takes [`Self::busy`] back.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn calm(&mut self) -> Result<()> {
+        if let Some(server) = self.busy.take() {
+            server.end().await;
+        }
+        self.restart().await
+    }
+
+    /// Starts it again with `leaf` as its certificate; its own comes back with [`Self::own_certificate`].
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn with_certificate(&mut self, leaf: &Leaf) -> Result<()> {
+        self.stop();
+        certificate_files(self.node.entry(), leaf)?;
+        self.restart().await
+    }
+
+    /// Takes [`Self::with_certificate`] back.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn own_certificate(&mut self) -> Result<()> {
+        let leaf = self.leaf.clone();
+        self.with_certificate(&leaf).await
     }
 
     /// Makes it answer 503 to everything, or no longer, within a second.
@@ -197,6 +246,16 @@ impl Registry {
     pub fn tokens_given(&self) -> usize {
         self.tokens.as_ref().map_or(0, Tokens::given)
     }
+}
+
+/// As the distribution specification has it.
+fn too_many(retry_after: u32) -> Response<Full<Bytes>> {
+    let body = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "too many requests"}]}).to_string();
+    let mut reply = Response::new(Full::from(body));
+    *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
+    reply
 }
 
 /// Tells every runtime of a node about the operator's authority, as the operator would. Nothing here knows of waylay.

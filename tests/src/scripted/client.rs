@@ -149,6 +149,15 @@ impl Client {
         self.send(request).await
     }
 
+    /// Connects, TLS and all, and keeps the connection for the next request.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn connected(&self) -> Result<(), ClientError> {
+        self.keep(connect::connect(&self.to).await?);
+        Ok(())
+    }
+
     /// Sends a request with the client's own headers, on an idle connection or a new one.
     ///
     /// # Errors

@@ -213,6 +213,11 @@ impl Node {
         self.restart().await;
     }
 
+    /// Tells it to stop; [`Self::stop`] waits for the end.
+    pub fn told_to_stop(&self) {
+        self.core().shutdown.begin();
+    }
+
     /// Stops as the daemon does when it is told to: connections end first.
     pub async fn stop(&mut self) {
         let (Some(core), Some(serving)) = (self.core.take(), self.serving.take()) else { return };

@@ -223,3 +223,18 @@ async fn a_connection_to_our_own_listener_is_closed() {
     assert!(node.client().handshake().await.is_err());
     node.connection("closed", |it| it.reason == "own_listener" && it.decision == "close").await;
 }
+
+#[tokio::test]
+async fn who_has_just_connected_when_the_daemon_stops_is_answered() {
+    let registry = app().await;
+    let path = registry.image("app:1").manifest_path(&registry.image("app:1").top);
+    for http2 in [false, true] {
+        let mut node = Node::beside(&registry).start().await;
+        let client = if http2 { node.client().http2() } else { node.client() };
+        client.connected().await.unwrap();
+        node.told_to_stop();
+        client.get(&path).await.unwrap().success().await.unwrap();
+        drop(client);
+        node.stop().await;
+    }
+}

@@ -31,6 +31,7 @@ fn errors_name_the_key_the_value_and_the_reason() {
         ("[proxy]\nlisten = [\"0.0.0.0:0\"]", "proxy.listen = \"0.0.0.0:0\": must be a loopback address"),
         ("[proxy]\nlisten = [\"[::1]:0\"]", "needs an IPv4 loopback address"),
         ("[proxy]\nmax_connections = 0", "must be at least 1"),
+        ("[proxy]\nmax_memory = \"8MiB\"", "proxy.max_memory = \"8.0 MiB\": must be at least 64MiB"),
         ("[admin]\nlisten = \"192.0.2.1:1\"", "must be a loopback address"),
         ("[swarm]\nlisten = \"0.0.0.0:1\"\ntoken_file = \"/t\"", "swarm.listen"),
         ("[swarm]\nlisten = \"192.0.2.1:0\"\ntoken_file = \"/t\"", "needs a fixed port"),

@@ -20,10 +20,20 @@ pub(super) enum Fault {
     Freeze,
     /// A daemon stands still until the watchdog kills it.
     Watchdog,
+    /// A daemon's clock is moved, and put right; every other time it is started anew with the wrong one.
+    Clock,
+    /// A daemon's certificates have expired when it starts.
+    Expired,
     /// The registry is gone.
     RegistryDown,
+    /// The registry is stopped and started at once.
+    RegistryRestart,
     /// The registry answers 503 to everything.
     RegistryUnwell,
+    /// The registry answers 429 to everything.
+    RegistryBusy,
+    /// The registry's own certificate has expired.
+    RegistryExpired,
     /// The registry's wire is slow.
     RegistrySlow,
     /// A node's wire is cut.
@@ -37,10 +47,14 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const TO_DAEMONS: [Self; 5] = [Self::Kill, Self::Stop, Self::Restart, Self::Freeze, Self::Watchdog];
-    const AROUND_THEM: [Self; 7] = [
+    const TO_DAEMONS: [Self; 7] =
+        [Self::Kill, Self::Stop, Self::Restart, Self::Freeze, Self::Watchdog, Self::Clock, Self::Expired];
+    const AROUND_THEM: [Self; 10] = [
         Self::RegistryDown,
+        Self::RegistryRestart,
         Self::RegistryUnwell,
+        Self::RegistryBusy,
+        Self::RegistryExpired,
         Self::RegistrySlow,
         Self::Cut,
         Self::Partition,
@@ -59,7 +73,12 @@ pub(super) struct Event {
     /// Whom it befalls, and who else where two are needed.
     pub(super) node: usize,
     pub(super) other: usize,
+    /// Which of its ways, where there are several.
+    pub(super) way: usize,
 }
+
+/// A multiple of how many ways any fault has.
+const WAYS: usize = 12;
 
 /// All of them, in two rows, each of which goes on when the fault before is over.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,7 +103,8 @@ impl Schedule {
                 let node = random.random_range(0..nodes);
                 let other = (node + random.random_range(1..nodes)) % nodes;
                 let fault = kinds[random.random_range(0..kinds.len())];
-                events.push(Event { fault, at, lasts, node, other });
+                let way = random.random_range(0..WAYS);
+                events.push(Event { fault, at, lasts, node, other, way });
                 at += lasts + pause;
             }
             events
@@ -124,5 +144,13 @@ mod tests {
         assert!(schedule.around_them.iter().all(|event| event.node != event.other && event.at + event.lasts <= ten));
         let only = Schedule::new(1, ten, 6, &[Fault::Kill]);
         assert!(only.around_them.is_empty() && only.to_daemons.iter().all(|event| event.fault == Fault::Kill));
+    }
+
+    #[test]
+    fn each_fault_comes_in_the_ten_minutes_that_are_measured() {
+        let schedule = Schedule::new(1, Duration::from_secs(600), 6, &[]);
+        let come = |row: &[Event], fault: &Fault| row.iter().any(|event| event.fault == *fault);
+        assert!(Fault::TO_DAEMONS.iter().all(|fault| come(&schedule.to_daemons, fault)));
+        assert!(Fault::AROUND_THEM.iter().all(|fault| come(&schedule.around_them, fault)));
     }
 }

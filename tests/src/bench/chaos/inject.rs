@@ -12,14 +12,21 @@ use anyhow::{Context, Result};
 use tokio::time::{sleep, sleep_until};
 
 use super::RATE;
+use super::expire::Aside;
 use super::fault::{Event, Fault, Schedule};
 use super::vitals::Vitals;
+use crate::fleet::authority::Leaf;
 use crate::fleet::network::Link;
 use crate::fleet::node::Entry;
 use crate::fleet::{Daemon, Node, Registry, run};
 
 /// A slow registry's wire.
 const SLOW: &str = "10mbit";
+/// How long a registry that answers 429 tells clients to wait, in seconds.
+const RETRY_AFTER: u32 = 3;
+const DAY: i64 = 24 * 3600;
+/// By how much a clock is wrong, in seconds: a battery that is empty, a time zone taken for another, a slow correction.
+const WRONG: [i64; 6] = [-90 * DAY, -7200, -90, 90, 7200, 90 * DAY];
 /// What a pull needs to notice that an outage is over: retries of runtimes wait.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
@@ -77,7 +84,7 @@ pub(super) async fn to_daemons(
     for event in &schedule.to_daemons {
         vitals.sample_until(begun + event.at, daemons).await?;
         told(event);
-        let Event { fault, lasts, node, .. } = *event;
+        let Event { fault, lasts, node, way, .. } = *event;
         let daemon = &mut daemons[node];
         match fault {
             Fault::Kill => {
@@ -100,6 +107,27 @@ pub(super) async fn to_daemons(
                 sleep(lasts).await;
                 daemon.kill();
             }
+            Fault::Clock => {
+                let (by, anew) = (WRONG[way % WRONG.len()], way >= WRONG.len());
+                daemon.clock().context("a daemon without a clock of its own")?.set(by)?;
+                if anew {
+                    daemon.stop()?;
+                    vitals.ended(node);
+                    daemon.restart().await.with_context(|| format!("with a clock that is wrong by {by} s"))?;
+                }
+                sleep(lasts).await;
+                daemon.clock().context("a daemon without a clock of its own")?.set(0)?;
+                continue;
+            }
+            Fault::Expired => {
+                daemon.stop()?;
+                let aside = Aside::put(daemon)?;
+                vitals.ended(node);
+                daemon.restart().await.context("with an expired certificate")?;
+                sleep(lasts).await;
+                daemon.stop()?;
+                aside.take_back()?;
+            }
             _ => continue,
         }
         vitals.ended(node);
@@ -112,7 +140,7 @@ pub(super) async fn to_daemons(
 pub(super) async fn around_them(
     schedule: &Schedule,
     begun: Instant,
-    registry: &mut Registry,
+    (registry, expired): (&mut Registry, &Leaf),
     (links, entries): (&[Link], &[(Entry, Ipv4Addr)]),
     outages: &Outages,
 ) -> Result<()> {
@@ -126,6 +154,23 @@ pub(super) async fn around_them(
                 registry.stop();
                 sleep(lasts).await;
                 registry.restart().await?;
+            }
+            Fault::RegistryRestart => {
+                outages.begin(None);
+                registry.stop();
+                registry.restart().await?;
+            }
+            Fault::RegistryBusy => {
+                outages.begin(None);
+                registry.busy(RETRY_AFTER)?;
+                sleep(lasts).await;
+                registry.calm().await?;
+            }
+            Fault::RegistryExpired => {
+                outages.begin(None);
+                registry.with_certificate(expired).await?;
+                sleep(lasts).await;
+                registry.own_certificate().await?;
             }
             Fault::RegistryUnwell => {
                 outages.begin(None);

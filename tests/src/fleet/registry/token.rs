@@ -3,7 +3,6 @@
 //! Whoever proves to be [`Login::right`] gets a token for what was asked; without a credential one gets a token for nothing;
 //! a wrong one is refused. The registry checks the tokens itself.
 
-use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,18 +16,13 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SigningKey};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 use super::super::authority::Leaf;
 use super::super::runtime::Login;
+use super::server::Server;
 
 const ISSUER: &str = "the harness";
 const SERVICE: &str = "registry";
@@ -41,16 +35,16 @@ const OTHERS: &str = "other/";
 #[derive(Debug)]
 pub(super) struct Tokens {
     signer: Arc<Signer>,
-    task: JoinHandle<()>,
+    _server: Server,
 }
 
 impl Tokens {
     /// Serves on `listener` with the certificate `leaf`.
     pub(super) fn start(listener: TcpListener, leaf: &Leaf) -> Result<Self> {
         let signer = Arc::new(Signer::create()?);
-        let acceptor = acceptor(leaf)?;
-        let task = tokio::spawn(serve(listener, acceptor, Arc::clone(&signer)));
-        Ok(Self { signer, task })
+        let answering = Arc::clone(&signer);
+        let server = Server::start(listener, leaf, move |request| answering.answer(request))?;
+        Ok(Self { signer, _server: server })
     }
 
     /// The `auth` section for the registry. Writes the certificate that signs into `bundle`.
@@ -68,39 +62,6 @@ impl Tokens {
     /// How many tokens that open something were given.
     pub(super) fn given(&self) -> usize {
         self.signer.given.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Tokens {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn acceptor(leaf: &Leaf) -> Result<TlsAcceptor> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes())?;
-    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, signer: Arc<Signer>) {
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((tcp, _)) = listener.accept().await {
-        let (acceptor, signer) = (acceptor.clone(), Arc::clone(&signer));
-        connections.spawn(async move {
-            // A client that goes away in the middle is its own affair.
-            let Ok(tls) = acceptor.accept(tcp).await else { return };
-            let answer = service_fn(move |request| {
-                let reply = signer.answer(&request);
-                async move { Ok::<_, Infallible>(reply) }
-            });
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), answer).await);
-        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The steps of the fail-open ladder, in the order in which a pull meets them.
 
-use super::{Row, beside, failures, kernel, proxy, row};
+use super::{Row, beside, failures, kernel, of, proxy, row};
 
 pub(super) const LADDER: &[Row] = &[
     row(
@@ -95,6 +95,7 @@ pub(super) const LADDER: &[Row] = &[
         "the limit of connections",
         "new connections go directly until there is room",
         &[
+            of("fleet_overload", "a_daemon_at_its_limit_of_connections_fails_no_pull_and_comes_back"),
             proxy("limits::more_connections_than_there_are_places_wait_for_one"),
             beside(
                 "waylay",
@@ -108,6 +109,7 @@ pub(super) const LADDER: &[Row] = &[
         "the blob, not stored",
         &[
             proxy("pulls::a_blob_larger_than_the_store_passes_through"),
+            of("proxy_full_disk", "a_disk_that_fails_in_the_middle_of_a_blob_costs_its_client_one_attempt"),
             beside("waylay", "store::tests::a_disk_at_its_watermark_takes_nothing_more"),
         ],
     ),

@@ -250,7 +250,10 @@ pub(super) const PITFALLS: &[Row] = &[
         "pitfall 30",
         "an upgrade in the middle of a pull",
         "no failed pull",
-        &[failures("an_upgrade_in_the_middle_of_a_pull_fails_none")],
+        &[
+            failures("an_upgrade_in_the_middle_of_a_pull_fails_none"),
+            proxy("way_in::who_has_just_connected_when_the_daemon_stops_is_answered"),
+        ],
     ),
     row(
         "pitfall 31",
