@@ -73,12 +73,12 @@ mod tests {
         write("waylay/token", "waylay1-abcdefghijklmnop\n");
         write("waylay.log", "started");
         write("waylay/state/journal/1", "{}");
-        write("waylay/state/identities/a.test/1.pem", "-----BEGIN PRIVATE KEY-----");
+        write("waylay/state/identities/a.test/1.pem", "a PRIVATE KEY");
         none_in(node.path()).unwrap();
         for (path, secret) in [
             ("waylay.log", "token=waylay1-abcdefghijklmnop"),
             ("waylay/state/journal/1", "Basic YWxpY2U6b3BlbiBzZXNhbWU="),
-            ("waylay/state/trust/x.0", "-----BEGIN PRIVATE KEY-----"),
+            ("waylay/state/trust/x.0", "a PRIVATE KEY"),
             ("waylay/state/index", "Bearer eyJhbGciOiJSUzI1NiJ9"),
         ] {
             write(path, secret);
