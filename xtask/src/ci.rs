@@ -119,7 +119,7 @@ fn out_dir(messages: &str) -> Option<PathBuf> {
 }
 
 /// Long enough to find what a change has just broken; who looks for more gives it hours.
-const FUZZ_SECONDS: u64 = 60;
+const FUZZ_SECONDS: u64 = 30;
 
 fn fuzzing() -> Result<()> {
     fuzz::run_command(&fuzz::Args { seconds: FUZZ_SECONDS, targets: Vec::new() })

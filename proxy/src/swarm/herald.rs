@@ -5,7 +5,7 @@
 //! the shards that change hands are told again.
 //!
 //! What that and looking after members costs at rest, for 10 000 nodes with 2 000 blobs each: 3 x 256 places are held by some
-//! 740 owners, so a node tells 740 owners about eight blobs each within [`REFRESH`], one message each: 0.21 messages a second,
+//! 740 owners, so a node tells 740 owners about eight blobs each within [`ledger::REFRESH`], one message each: 0.21 messages a second,
 //! and as many answers. It asks three neighbours in [`Pace::ping`](super::roster::Pace), and as many ask it: 1.0 questions
 //! and 1.0 answers a second. One more question goes to anybody every 30 s. The gossip mixes members every 120 s, on a walk
 //! of six hops. That is 0.41 + 2.0 + 0.07 + 0.07 = 2.6 messages sent a second in the mean. An owner is told by everybody,
