@@ -48,6 +48,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(60);
 /// How often interception is proven.
 const PROVE: Duration = Duration::from_secs(60);
+/// How soon it is tried again when this daemon just stepped aside.
+const SOON: Duration = Duration::from_secs(1);
 /// How late what was switched off for a time may come back.
 const DUE: Duration = Duration::from_secs(1);
 /// How long one proof may take.
@@ -293,6 +295,9 @@ async fn prove(guard: Arc<Intercept>, switch: Arc<Switch>, metrics: Arc<Metrics>
                 starting.take();
                 // No error: without a service manager there is nobody to tell.
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            } else {
+                // At a limit, which may be over in a moment, and nobody relies on a daemon that has proven nothing.
+                every.reset_after(SOON);
             }
             continue;
         }
