@@ -57,14 +57,13 @@ pub(super) async fn keep(path: PathBuf, members: Members) {
     }
 }
 
-/// All of it or none of it, whenever the end comes.
+/// All of it or none of it, whenever the end comes: first under a name of its own, which `waylay uninstall` knows, too.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
     file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    file.sync_all()?;
+    std::fs::rename(&new, path)
 }
 
 #[cfg(test)]
