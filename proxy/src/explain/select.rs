@@ -36,8 +36,13 @@ pub(super) fn last<'a>(events: &'a [Event], subject: &Subject) -> Option<Pull<'a
             && request.repository == anchor.repository
     };
     let mut burst = around(requests.iter().copied().filter(related), anchor);
-    if let Subject::Digest(_) = subject {
-        burst.retain(|request| is_for(request, subject));
+    match subject {
+        Subject::Digest(_) => burst.retain(|request| is_for(request, subject)),
+        // What came before its own first request belongs to another image of the repository.
+        Subject::Image { .. } => {
+            let first = burst.iter().position(|request| is_for(request, subject)).unwrap_or_default();
+            burst.drain(..first);
+        }
     }
     Some(Pull::of(burst, events))
 }

@@ -165,3 +165,17 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn what_came_just_before_belongs_to_another_image_of_the_repository() {
+    let mut before = pull(1_000_000);
+    for event in &mut before {
+        if let Event::Request(request) = event {
+            request.reference = request.reference.take().map(|name| if name == "v1" { "v0".to_owned() } else { name });
+            request.meant = None;
+        }
+    }
+    let events: Vec<Event> = [before, pull(1_010_000)].concat();
+    let explained = explain(&events, &image("r.test:5000/team/app:v1")).unwrap();
+    assert_eq!((explained.at_ms, explained.ms), (1_010_000, 6_030));
+}
