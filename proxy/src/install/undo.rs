@@ -15,17 +15,8 @@ use crate::config::Config;
 /// What the daemon keeps in its store's directory.
 const STORE: &[&str] = &["blobs", "clean", "info", "lock", "maps", "partial", "tags", "version"];
 /// What it and the installer keep in the state directory.
-const STATE: &[&str] = &[
-    "bypass.json",
-    "identities",
-    "journal.1.jsonl",
-    "journal.jsonl",
-    "manifest.json",
-    "members",
-    "members.new",
-    "off",
-    "trust",
-];
+const STATE: &[&str] =
+    &["bypass.json", "identities", "journal.1.jsonl", "journal.jsonl", "manifest.json", "members", "off", "trust"];
 
 /// What an operator may choose.
 #[derive(Debug, Default)]

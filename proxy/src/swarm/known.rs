@@ -4,12 +4,13 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use tokio::time::MissedTickBehavior;
+use waylay_certs::durable;
 
 use super::{frame::MAX_MEMBERS, members::Members};
 
@@ -42,7 +43,7 @@ pub(super) async fn keep(path: PathBuf, members: Members) {
         let known: Vec<_> = members.status().into_iter().map(|member| member.addr).collect();
         if written.as_ref() != Some(&known) {
             let (at, text) = (path.clone(), known.iter().map(|addr| format!("{addr}\n")).collect::<String>());
-            match tokio::task::spawn_blocking(move || write(&at, &text)).await {
+            match tokio::task::spawn_blocking(move || durable::write(&at, text.as_bytes(), 0o600)).await {
                 Ok(Ok(())) => (written, warned) = (Some(known), false),
                 Ok(Err(error)) if !warned => {
                     warned = true;
@@ -57,15 +58,6 @@ pub(super) async fn keep(path: PathBuf, members: Members) {
     }
 }
 
-/// All of it or none of it, whenever the end comes: first under a name of its own, which `waylay uninstall` knows, too.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,7 +68,7 @@ mod tests {
         let path = dir.path().join("members");
         assert_eq!(read(&path), []);
         let addrs: Vec<SocketAddr> = vec!["10.0.0.1:4500".parse().unwrap(), "[fd00::1]:4500".parse().unwrap()];
-        write(&path, &format!("{}\nnonsense\n\n{}\n", addrs[0], addrs[1])).unwrap();
+        std::fs::write(&path, format!("{}\nnonsense\n\n{}\n", addrs[0], addrs[1])).unwrap();
         assert_eq!(read(&path), addrs);
         std::fs::write(&path, [0xff; 64]).unwrap();
         assert_eq!(read(&path), []);
