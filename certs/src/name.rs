@@ -41,8 +41,12 @@ impl RegistryName {
             return Err(NameError::Address(ip));
         }
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        // All-numeric names are what URL parsers take for addresses.
-        if DnsName::try_from(host.as_str()).is_err() || host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        // One dot at the end is the root's; a second one is an empty label, which the parser would take for the root's. All-numeric
+        // names are what URL parsers take for addresses.
+        if DnsName::try_from(host.as_str()).is_err()
+            || host.ends_with('.')
+            || host.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        {
             return Err(NameError::Host(host));
         }
         if port == 0 {
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         for bad in
-            ["", ":5000", "../etc", "a/b", "https://x.test", "*.test", "a..b", "x.test:0", "x.test:99999", "x:y:1"]
+            ["", ":5000", "../etc", "a/b", "https://x.test", "*.test", "a..b", "a..", "x.test:0", "x.test:99999", "x:y:1"]
         {
             assert!(bad.parse::<RegistryName>().is_err(), "{bad:?}");
         }

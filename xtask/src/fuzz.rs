@@ -31,6 +31,10 @@ pub(crate) struct Args {
     /// How long each target runs; as many run at a time as there are processors
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
+    /// Where the fuzzer's chance begins: the same seed tries the same inputs in the same order, as far as the time reaches;
+    /// without one each run tries others
+    #[arg(long)]
+    pub(crate) seed: Option<u32>,
     /// Only these targets
     pub(crate) targets: Vec<String>,
 }
@@ -46,7 +50,7 @@ pub(crate) fn run_command(args: &Args) -> Result<()> {
     run(&mut build(&targets))?;
     let mut table = format!("built in {:.0} s\n", begun.elapsed().as_secs_f64());
     let mut broken = 0;
-    for done in all(&targets, args.seconds, &target_dir()?)? {
+    for done in all(&targets, args, &target_dir()?)? {
         table.push_str(&format!("{}\n", done.line));
         broken += usize::from(!done.good);
     }
@@ -90,13 +94,13 @@ struct Done {
 }
 
 /// Runs the targets, as many at a time as there are processors; what came of them, in their order.
-fn all(targets: &[String], seconds: u64, target_dir: &Path) -> Result<Vec<Done>> {
+fn all(targets: &[String], args: &Args, target_dir: &Path) -> Result<Vec<Done>> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || -> Result<()> {
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
             let Some(target) = targets.get(n) else { return Ok(()) };
-            let went = one(target, seconds, target_dir)?;
+            let went = one(target, args, target_dir)?;
             eprintln!("{}", went.line);
             done.lock().map_err(|_| anyhow::anyhow!("another target's thread panicked"))?.push((n, went));
         }
@@ -113,7 +117,7 @@ fn all(targets: &[String], seconds: u64, target_dir: &Path) -> Result<Vec<Done>>
 }
 
 /// Runs one target.
-fn one(target: &str, seconds: u64, target_dir: &Path) -> Result<Done> {
+fn one(target: &str, args: &Args, target_dir: &Path) -> Result<Done> {
     let made = |kind: &str| -> Result<PathBuf> {
         let dir = target_dir.join("fuzz").join(kind).join(target);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -121,7 +125,9 @@ fn one(target: &str, seconds: u64, target_dir: &Path) -> Result<Done> {
     };
     let mut fuzzing = Command::new(target_dir.join("debug").join(program(target)));
     fuzzing.current_dir(workspace()).arg(made("corpus")?).arg(Path::new(HOME).join("corpus").join(target)).args([
-        format!("-max_total_time={seconds}"),
+        format!("-max_total_time={}", args.seconds),
+        // libFuzzer takes 0 for "choose one".
+        format!("-seed={}", args.seed.unwrap_or(0)),
         format!("-timeout={}", SLOWEST.as_secs()),
         format!("-rss_limit_mb={MEMORY}"),
         format!("-max_len={LONGEST}"),
