@@ -131,9 +131,19 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for bad in
-            ["", ":5000", "../etc", "a/b", "https://x.test", "*.test", "a..b", "a..", "x.test:0", "x.test:99999", "x:y:1"]
-        {
+        for bad in [
+            "",
+            ":5000",
+            "../etc",
+            "a/b",
+            "https://x.test",
+            "*.test",
+            "a..b",
+            "a..",
+            "x.test:0",
+            "x.test:99999",
+            "x:y:1",
+        ] {
             assert!(bad.parse::<RegistryName>().is_err(), "{bad:?}");
         }
         for address in ["10.0.0.1", "10.0.0.1:5000", "::1", "[::1]:5000"] {
