@@ -124,8 +124,9 @@ pub trait View: Send + Sync + 'static {
     /// # Errors
     /// When it is not complete, or cannot be noted.
     fn import(&self, name: &ImageName, top: Digest) -> io::Result<Held>;
-    /// Pulls an image as a runtime does, and tells of it. Dropping the stream ends it.
-    fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress>;
+    /// Pulls an image as a runtime does, and tells of it; with `everywhere` all other members are asked to pull it, too, each
+    /// with a login of its own. Dropping the stream ends it.
+    fn pull(&self, name: ImageName, login: Option<Login>, everywhere: bool) -> BoxStream<'static, Progress>;
     /// Reads the list of registries again, and says what else in the configuration only a restart reads. Blocks for the disk.
     ///
     /// # Errors

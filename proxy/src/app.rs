@@ -3,6 +3,7 @@
 mod bypass;
 mod lending;
 mod members;
+mod orders;
 mod registries;
 mod switch;
 pub mod trust;
@@ -13,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -138,7 +139,10 @@ impl Core {
         let switch = Arc::new(Switch::new(None, self.config.state_dir.join("off")));
         let registries = Registries::new(self.config.clone(), file, identities, self.listing.clone(), None);
         let bypass = Arc::new(self.bypass(None));
-        Arc::new(self.desk(None, switch, bypass, Journal::new(&self.config.state_dir), Arc::new(registries)))
+        let desk = self.desk(None, switch, bypass, Journal::new(&self.config.state_dir), Arc::new(registries));
+        let desk = Arc::new(desk);
+        self.take_orders(&desk);
+        desk
     }
 
     fn desk(
@@ -151,6 +155,12 @@ impl Core {
     ) -> Desk {
         let (config, started, core) = (self.config.clone(), SystemTime::now(), view::Parts::of(self));
         Desk { config, started, core, guard, switch, bypass, journal, registries }
+    }
+
+    /// Other members' operators may ask this node to pull, as long as the desk stands.
+    fn take_orders(&self, desk: &Arc<Desk>) {
+        let pulls: Weak<Desk> = Arc::downgrade(desk);
+        self.swarm.take_orders(pulls);
     }
 
     fn bypass(&self, guard: Option<Arc<Intercept>>) -> Bypass {
@@ -192,6 +202,7 @@ pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let registries = Arc::new(Registries::new(config.clone(), file, identities, listing, Some(guard.clone())));
     let bypass = Arc::new(core.bypass(Some(guard.clone())));
     let desk = Arc::new(core.desk(Some(guard.clone()), switch.clone(), bypass.clone(), journal, registries.clone()));
+    core.take_orders(&desk);
     let desk = admin.run(desk, readiness, core.trace.clone());
     let stop = core.shutdown.clone();
     let origin = guard.origin();

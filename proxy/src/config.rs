@@ -118,6 +118,8 @@ pub struct Pull {
     /// Bytes per second that this node's store takes from registries at most; `None` is no limit.
     #[serde(serialize_with = "rate", skip_serializing_if = "Option::is_none")]
     pub registry_rate: Option<u64>,
+    /// Files with logins at registries, for pulls that another member's operator asks for: the first that has one counts.
+    pub logins: Vec<PathBuf>,
 }
 
 /// The peer network.

@@ -1,10 +1,12 @@
 //! Pulling by the operator's word: this daemon asks itself as a runtime would, with the same policy, members and store, so
 //! that the runtime's own pull finds everything here.
 
+pub mod kept;
 mod login;
 mod probe;
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,6 +32,7 @@ use crate::{
         manifest::{Child, Kind, MAX_BYTES},
     },
     pull::{Client, Outcome, Pull, Request},
+    swarm::Pulling,
     telemetry::Trace,
     upstream::{Body, Head, Resolver, Target, Upstream},
 };
@@ -90,6 +93,18 @@ pub enum Progress {
         digest: Digest,
         /// How long it took, in milliseconds.
         ms: u64,
+    },
+    /// So many other members were asked to pull it as well.
+    Ordered {
+        /// How many.
+        members: u64,
+    },
+    /// How one of them goes on.
+    Elsewhere {
+        /// Which.
+        member: SocketAddr,
+        /// How far it is.
+        pulling: Pulling,
     },
     /// It did not work.
     Failed {

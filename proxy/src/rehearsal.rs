@@ -104,6 +104,7 @@ fn own(config: &Config, home: &Path, group: &Path) -> Config {
     own.admin.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     own.admin.metrics = None;
     own.admin.socket = home.join("control.sock");
+    own.pull.logins = Vec::new();
     own.swarm = None;
     own
 }

@@ -21,6 +21,7 @@ mod locate;
 mod members;
 mod names;
 mod news;
+mod order;
 mod owners;
 pub mod plan;
 mod pool;
@@ -33,8 +34,17 @@ mod tests;
 mod tracker;
 mod watch;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::task::JoinSet;
 use waylay_certs::cluster::ClusterSecret;
@@ -55,6 +65,7 @@ pub use self::{
     locate::{Located, Provider},
     members::MemberStatus,
     names::Name,
+    order::{Pulling, Pulls},
     roster::{Pace, Standing},
 };
 use crate::{
@@ -205,6 +216,27 @@ impl Swarm {
         match &self.inner.net {
             Some(net) => fetch::fetch(&net.exchange, &net.pool, &self.inner.quarantine, located, wish).await,
             None => Fetched { missing: wish.partial.missing(wish.wanted), ..Fetched::default() },
+        }
+    }
+
+    /// From now on this node pulls what other members' operators ask it to, by `pulls`.
+    pub fn take_orders(&self, pulls: Weak<dyn Pulls>) {
+        if let Some(net) = &self.inner.net {
+            net.exchange.orders.take(pulls);
+        }
+    }
+
+    /// The other members, as far as they are there.
+    pub fn present(&self) -> Vec<SocketAddr> {
+        let members = self.inner.net.as_ref().map(|net| net.members.status()).unwrap_or_default();
+        members.into_iter().filter(|member| member.standing.is_present()).map(|member| member.addr).collect()
+    }
+
+    /// Lets `members` pull an image, each for itself; how each of them goes on, until it is done or has failed.
+    pub fn order(&self, members: Vec<SocketAddr>, image: &str) -> BoxStream<'static, (SocketAddr, Pulling)> {
+        match &self.inner.net {
+            Some(net) => order::everywhere(net.pool.clone(), members, image.to_owned()).boxed(),
+            None => stream::empty().boxed(),
         }
     }
 

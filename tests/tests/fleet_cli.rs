@@ -73,6 +73,11 @@ async fn each_command_prints_what_its_golden_file_shows() -> Result<()> {
     operator.shows("peers", &[(&["peers"], Socket)])?;
     operator
         .shows("pull", &[(&["pull", &reference], Socket), (&["pull", "registry.test:5000/debian/none:1"], Socket)])?;
+    // In the order in which the nodes happened to end.
+    let everywhere = operator.types(&["pull", "--all-nodes", &reference], Socket)?;
+    let mut lines: Vec<&str> = everywhere.lines().collect();
+    lines[1..].sort_unstable();
+    golden::same("pull-all-nodes", &format!("{}\n", lines.join("\n")))?;
     operator.shows("cert", &[(&["cert", "ls"], Socket)])?;
 
     // What a runtime pulls is followed and explained.

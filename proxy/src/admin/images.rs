@@ -50,7 +50,7 @@ pub(super) async fn answer<V: View>(
         "blobs" => bytes(view, rest),
         "pins" => pin(view, rest, parts.method == Method::PUT).await,
         "registries" => probe(view, rest, parts.uri.query() == Some("plain")).await,
-        "pulls" => pull(view, rest, body).await,
+        "pulls" => pull(view, rest, parts.uri.query() == Some("everywhere"), body).await,
         _ if parts.method == Method::PUT => import(view, rest, body).await,
         _ => look(view, rest).await,
     };
@@ -105,10 +105,10 @@ async fn take_in<V: View>(view: &Arc<V>, digest: &str, parts: &Parts, body: Inco
 }
 
 /// Tells of a pull while it goes on, one JSON object a line; the pull ends with its reader.
-async fn pull<V: View>(view: &Arc<V>, name: &str, body: Incoming) -> io::Result<Reply> {
+async fn pull<V: View>(view: &Arc<V>, name: &str, everywhere: bool, body: Incoming) -> io::Result<Reply> {
     let name: ImageName = name.parse().map_err(wrong)?;
     let login: Option<Login> = words(body).await?;
-    let lines = view.pull(name, login).map(|progress| Ok(Frame::data(line(&progress))));
+    let lines = view.pull(name, login, everywhere).map(|progress| Ok(Frame::data(line(&progress))));
     Ok(Response::new(StreamBody::new(lines).boxed_unsync()))
 }
 

@@ -6,7 +6,11 @@ use std::{
     time::SystemTime,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 
 use waylay_certs::RegistryName;
 
@@ -35,6 +39,7 @@ use crate::{
 };
 
 /// The parts that are looked at.
+#[derive(Clone)]
 pub(super) struct Parts {
     metrics: Arc<Metrics>,
     store: Store,
@@ -57,7 +62,8 @@ impl Parts {
     }
 }
 
-/// Answers the admin listeners.
+/// Answers the admin listeners; clones are the same.
+#[derive(Clone)]
 pub(super) struct Desk {
     pub(super) config: Config,
     pub(super) started: SystemTime,
@@ -239,16 +245,25 @@ impl View for Desk {
         self.core.pull.import(name, top)
     }
 
-    fn pull(&self, name: ImageName, login: Option<Login>) -> BoxStream<'static, Progress> {
+    fn pull(&self, name: ImageName, login: Option<Login>, everywhere: bool) -> BoxStream<'static, Progress> {
         let Some(plain) = self.registries.is_plain(&name.registry) else {
             let why = format!(
                 "{0} is not listed, so no runtime's pull would be served from here; `waylay registry add {0}` lists it",
                 name.registry
             );
             let image = name.to_string();
-            return futures_util::stream::iter([Progress::Failed { image, why }]).boxed();
+            return stream::iter([Progress::Failed { image, why }]).boxed();
         };
-        self.core.preheat.run(name, plain, login)
+        let image = name.to_string();
+        let own = self.core.preheat.run(name, plain, login);
+        if !everywhere {
+            return own;
+        }
+        let members = self.core.swarm.present();
+        let ordered = Progress::Ordered { members: members.len() as u64 };
+        let elsewhere = self.core.swarm.order(members, &image);
+        let elsewhere = elsewhere.map(|(member, pulling)| Progress::Elsewhere { member, pulling });
+        stream::select(own, stream::iter([ordered]).chain(elsewhere)).boxed()
     }
 
     fn reload(&self) -> io::Result<Reloaded> {

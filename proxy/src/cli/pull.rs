@@ -1,9 +1,8 @@
 //! `waylay pull`: brings images here before a runtime asks for them.
 
-use std::{collections::HashMap, fs::File, path::PathBuf};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context as _, bail};
-use docker_credential::{CredentialRetrievalError, DockerCredential};
+use anyhow::bail;
 use futures_util::StreamExt as _;
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -14,11 +13,9 @@ use crate::{
     admin::client::{self, ClientError},
     explain::{seconds, short},
     oci::{Digest, image::ImageName},
-    preheat::{Login, Progress},
+    preheat::{Login, Progress, kept},
+    swarm::Pulling,
 };
-
-/// What Docker Hub's logins are filed under.
-const HUB: [&str; 2] = ["https://index.docker.io/v1/", "docker.io"];
 
 /// What to pull.
 #[derive(Debug, clap::Args)]
@@ -29,6 +26,9 @@ pub(super) struct Pull {
     /// Take logins from this file instead of where `podman login` and `docker login` leave them.
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
+    /// Let all other members pull it at the same time, each with the login that it keeps itself (`pull.logins`).
+    #[arg(long)]
+    all_nodes: bool,
     #[command(flatten)]
     ask: Ask,
 }
@@ -36,21 +36,28 @@ pub(super) struct Pull {
 impl Pull {
     /// One image after the other; what failed is told at the end.
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let mut failed = 0;
+        let (mut failed, mut unreached) = (0, 0);
         for image in &self.images {
-            let login = self.login(image)?;
+            let login = match &self.auth_file {
+                Some(file) => kept::in_file(&image.registry, file)?,
+                None => kept::of_user(&image.registry)?,
+            };
             let mut shown = Shown::default();
             super::ask(self.pull(image, login, &mut shown))?;
             failed += usize::from(!shown.done);
+            unreached += shown.failed;
         }
-        if failed > 0 {
-            bail!("{failed} of {} images were not pulled", self.images.len());
+        match (failed, unreached) {
+            (0, 0) => Ok(()),
+            (0, _) => bail!("{unreached} pulls by other members failed"),
+            _ => bail!("{failed} of {} images were not pulled", self.images.len()),
         }
-        Ok(())
     }
 
     async fn pull(&self, image: &ImageName, login: Option<Login>, shown: &mut Shown) -> Result<(), ClientError> {
-        let answer = client::order(&self.ask.socket, Method::POST, &format!("/pulls/{image}"), &login).await?;
+        let everywhere = if self.all_nodes { "?everywhere" } else { "" };
+        let path = format!("/pulls/{image}{everywhere}");
+        let answer = client::order(&self.ask.socket, Method::POST, &path, &login).await?;
         let (mut body, mut pending) = (answer.into_body().into_data_stream(), Vec::new());
         while let Some(data) = body.next().await {
             pending.extend_from_slice(&data?);
@@ -67,35 +74,6 @@ impl Pull {
         }
         Ok(())
     }
-
-    /// What the node's own runtime would show to the registry.
-    fn login(&self, image: &ImageName) -> anyhow::Result<Option<Login>> {
-        let name = image.registry.to_string();
-        let keys = if image.registry.is_docker_hub() { HUB.map(str::to_owned).to_vec() } else { vec![name] };
-        for key in keys {
-            let found = match &self.auth_file {
-                Some(path) => {
-                    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-                    docker_credential::get_credential_from_reader(file, &key)
-                }
-                None => {
-                    docker_credential::get_podman_credential(&key).or_else(|_| docker_credential::get_credential(&key))
-                }
-            };
-            match found {
-                Ok(DockerCredential::UsernamePassword(user, password)) => return Ok(Some(Login { user, password })),
-                Ok(DockerCredential::IdentityToken(_)) => bail!(
-                    "the login for {key} is an identity token, which is not supported; log in with a password or an access token"
-                ),
-                Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
-                    bail!("the credential helper {helper} failed for {key}; try it by hand")
-                }
-                // No file, or nothing in it for this registry.
-                Err(_) => {}
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// A pull as people see it: bars on a terminal, and a line for what is done.
@@ -103,7 +81,11 @@ impl Pull {
 struct Shown {
     bars: MultiProgress,
     blobs: HashMap<Digest, (u64, ProgressBar)>,
+    /// Members that were asked to pull it as well, those that have ended.
+    members: Option<ProgressBar>,
     done: bool,
+    /// Members that failed.
+    failed: usize,
 }
 
 impl Shown {
@@ -126,13 +108,17 @@ impl Shown {
             Progress::Blob { digest, store, peer, registry } => {
                 let (bytes, bar) = self.blobs.get(digest)?;
                 bar.finish_and_clear();
-                let from = [("store", store), ("peers", peer), ("registry", registry)];
-                let from: Vec<String> = from
-                    .into_iter()
-                    .filter(|(_, bytes)| **bytes > 0)
-                    .map(|(name, bytes)| format!("{} {name}", size(*bytes)))
-                    .collect();
-                Some(format!("{}  {:>10}  from {}", short(&digest.to_string()), size(*bytes), from.join(", ")))
+                let from = sources(*store, *peer, *registry);
+                Some(format!("{}  {:>10}  from {from}", short(&digest.to_string()), size(*bytes)))
+            }
+            Progress::Ordered { members } => {
+                self.members = Some(self.bars.add(progress::count("members", *members)));
+                Some(format!("{members} other members were asked to pull it, too"))
+            }
+            Progress::Elsewhere { pulling: Pulling::Going { .. }, .. } => None,
+            Progress::Elsewhere { member, pulling } => {
+                self.members.iter().for_each(|bar| bar.inc(1));
+                Some(self.elsewhere(*member, pulling))
             }
             Progress::Done { image, ms, .. } => {
                 self.done = true;
@@ -145,10 +131,31 @@ impl Shown {
         }
     }
 
+    fn elsewhere(&mut self, member: SocketAddr, end: &Pulling) -> String {
+        match end {
+            Pulling::Done { store, peer, registry, ms } => {
+                let from = sources(*store, *peer, *registry);
+                format!("{member} has it after {}, from {from}", seconds(*ms))
+            }
+            Pulling::Failed(why) => {
+                self.failed += 1;
+                format!("{member} FAILED: {why}")
+            }
+            Pulling::Going { done, total } => format!("{member} has {} of {}", size(*done), size(*total)),
+        }
+    }
+
     /// Above the bars, on standard output.
     fn say(&self, text: &str) {
         self.bars.suspend(|| println!("{text}"));
     }
+}
+
+/// Who gave how much.
+fn sources(store: u64, peer: u64, registry: u64) -> String {
+    let given = [("store", store), ("peers", peer), ("registry", registry)];
+    let given = given.into_iter().filter(|(_, bytes)| *bytes > 0);
+    given.map(|(name, bytes)| format!("{} {name}", size(bytes))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -160,6 +167,7 @@ mod tests {
         let (config, layer) = (Digest::of(b"config"), Digest::of(b"layer"));
         let image = "r.test/a:1".to_owned();
         let mut shown = Shown::default();
+        let elsewhere = |n, pulling| Progress::Elsewhere { member: SocketAddr::from(([192, 0, 2, n], 4500)), pulling };
         let events = [
             Progress::Resolved {
                 image: image.clone(),
@@ -169,28 +177,14 @@ mod tests {
             Progress::Bytes { digest: layer, done: 1 << 20 },
             Progress::Blob { digest: config, store: 500, peer: 0, registry: 0 },
             Progress::Blob { digest: layer, store: 0, peer: 1 << 20, registry: 2 << 20 },
+            Progress::Ordered { members: 2 },
+            elsewhere(2, Pulling::Going { done: 1 << 20, total: 3 << 20 }),
+            elsewhere(2, Pulling::Done { store: 500, peer: 3 << 20, registry: 0, ms: 4321 }),
+            elsewhere(3, Pulling::failed("r.test is not listed")),
             Progress::Done { image: image.clone(), digest: Digest::of(b"top"), ms: 1234 },
             Progress::Failed { image, why: "no such image".to_owned() },
         ];
         let lines: Vec<String> = events.iter().filter_map(|event| shown.next(event)).collect();
         super::super::golden::same("pull/shown.txt", &(lines.join("\n") + "\n"));
-    }
-
-    #[test]
-    fn a_login_is_found_where_it_was_left_and_not_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth.json");
-        // "alice:secret"
-        std::fs::write(&path, r#"{"auths":{"r.test:5000":{"auth":"YWxpY2U6c2VjcmV0"}}}"#).unwrap();
-        let pull = |image: &str| Pull {
-            images: vec![image.parse().unwrap()],
-            auth_file: Some(path.clone()),
-            ask: Ask { socket: PathBuf::new(), json: false },
-        };
-        let login = |image: &str| pull(image).login(&image.parse().unwrap()).unwrap();
-        let found = login("r.test:5000/a:1").unwrap();
-        assert_eq!((found.user.as_str(), found.password.as_str()), ("alice", "secret"));
-        assert!(!format!("{found:?}").contains("secret"));
-        assert!(login("other.test/a:1").is_none());
     }
 }

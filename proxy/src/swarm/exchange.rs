@@ -32,6 +32,7 @@ use super::{
     gossip::Gossip,
     herald::Herald,
     members::Members,
+    order::Orders,
     sessions::Sessions,
     tracker::Tracker,
 };
@@ -69,6 +70,7 @@ pub(crate) struct Exchange {
     pub(crate) boot: u64,
     pub(crate) control: Arc<Control>,
     pub(crate) sessions: Sessions,
+    pub(super) orders: Orders,
     /// Cloned for each lease under way.
     pub(crate) leases: Arc<()>,
     tracker: Mutex<Tracker>,
@@ -93,6 +95,7 @@ impl Exchange {
             boot,
             control,
             sessions,
+            orders: Orders::default(),
             leases,
             tracker,
             slots,
@@ -184,6 +187,7 @@ impl Exchange {
             Request::Query(blob) => Answer::Located(self.tracker().find(&blob, from, Instant::now())),
             Request::Piece { blob, index } => return self.piece(from, blob, index, send).await,
             Request::Watch(blob) => return self.watch(from, blob, send).await,
+            Request::Pull(image) => return self.orders.obey(from, &image, send).await,
             Request::Join(join) => Answer::Joined(self.tracker().join(from, &join, self.boot, Instant::now())),
         };
         frame::send(send, &answer).await?;

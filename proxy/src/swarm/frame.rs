@@ -15,6 +15,7 @@ use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use self::member::{Ask, Compare, Differ, Hello, MAX_NEWS, Word};
+use super::order::{MAX_TEXT, Pulling};
 use crate::{
     oci::digest::Digest,
     store::{
@@ -77,6 +78,8 @@ pub(crate) enum Request {
     Join(Join),
     /// Which pieces do you have, and tell me of each further one; answered by one [`Answer::Map`] after the other.
     Watch(Digest),
+    /// Pull this image for yourself; answered by [`Answer::Pulling`] now and then until it is done.
+    Pull(String),
 }
 
 /// The answers.
@@ -94,6 +97,8 @@ pub(crate) enum Answer {
     Piece(Option<Statement>),
     /// What the crowd's owner has for the asker; `None` when it will not have it in the crowd.
     Joined(Option<Joined>),
+    /// How the pull that was asked for goes on.
+    Pulling(Pulling),
 }
 
 /// One of a crowd that brings the same blob tells the owner how it stands. Everything is told each time, so an owner that
@@ -231,6 +236,7 @@ impl Bounded for Request {
                     && announce.held.iter().all(Bounded::is_bounded)
             }
             Self::Query(_) | Self::Piece { .. } | Self::Watch(_) => true,
+            Self::Pull(image) => image.len() <= MAX_TEXT,
             Self::Join(join) => {
                 let fits = |pieces: &Pieces| pieces.size == join.size && pieces.to_set().is_some();
                 let named = join.zone.len() <= MAX_ZONE && join.served_by.len() <= MAX_NAME;
@@ -251,6 +257,8 @@ impl Bounded for Answer {
             }
             Self::Map(Some(pieces)) => pieces.to_set().is_some(),
             Self::Joined(Some(joined)) => joined.neighbours.len() <= MAX_PROVIDERS,
+            Self::Pulling(Pulling::Failed(why)) => why.len() <= MAX_TEXT,
+            Self::Pulling(_) => true,
             Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Joined(None) | Self::Piece(_) => true,
         }
     }

@@ -114,7 +114,7 @@ impl Plan {
     /// Starts it, with a store of its own.
     pub async fn start(self) -> Node {
         let dir = tempfile::tempdir().expect("there is room for a directory");
-        Node::start(self, dir).await
+        Box::pin(Node::start(self, dir)).await
     }
 }
 

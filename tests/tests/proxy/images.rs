@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use waylay::oci::Digest;
-use waylay_tests::scripted::{Client, KIB, MIB, Node, Registry, Running, layers};
+use waylay_tests::scripted::{Client, Cluster, KIB, MIB, Node, Registry, Running, layers};
 
 use super::{line, sum};
 
@@ -158,6 +158,51 @@ async fn an_image_is_brought_here_with_the_nodes_login_before_anybody_asks() {
     assert_eq!(line(&lines, &image.layers[0].digest).store_bytes, 20 * MIB);
     let said = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
     assert!(!said(&node.dir().join("state/journal")).contains("secret"));
+}
+
+#[tokio::test]
+async fn all_members_pull_by_one_order_each_with_its_own_login() {
+    let registry = Registry::new()
+        .token_auth()
+        .user("alice", "secret", ["app"])
+        .image("app:1", layers([20 * MIB, KIB]))
+        .start()
+        .await;
+    let (dir, image) = (tempfile::tempdir().unwrap(), registry.image("app:1"));
+    let auth = dir.path().join("auth.json").display().to_string();
+    // "alice:secret"
+    let auths = format!(r#"{{"auths":{{"{}":{{"auth":"YWxpY2U6c2VjcmV0"}}}}}}"#, registry.name());
+    std::fs::write(&auth, auths).unwrap();
+    let cluster = Cluster::of(4);
+    let node = |number, logins: &str| {
+        Node::beside(&registry).configured(&format!("[pull]\nlogins = [{logins}]")).member(&cluster, number).start()
+    };
+    let mut one = node(0, "").await;
+    let mut two = node(1, &format!("\"{auth}\"")).await;
+    let mut three = node(2, "").await;
+    two.control().await;
+    three.control().await;
+    let mut four = Node::beside(&registry).unlisted().member(&cluster, 3).start().await;
+    four.control().await;
+
+    let name = named(&registry, "app:1");
+    assert_eq!(one.waylay(["pull", &name, "--auth-file", &auth, "--all-nodes"]).await, 1, "two do not pull it");
+    for layer in &image.layers {
+        one.keeps(&layer.digest).await;
+        two.keeps(&layer.digest).await;
+        assert!(!three.holds(&layer.digest), "a login went to another member");
+        assert!(!four.holds(&layer.digest), "it does not list the registry");
+    }
+    for node in [&one, &two] {
+        let told = node.request("it is told of", |it| it.reference == Some(image.layers[0].digest.to_string())).await;
+        assert_eq!((told.program.as_str(), told.status), ("waylay pull", 200));
+    }
+    // Together, as a crowd does.
+    let both = one.counters().by_source().registry + two.counters().by_source().registry;
+    assert!(registry.blob_bytes_sent() < image.blob_bytes() * 11 / 10, "{} of {both}", registry.blob_bytes_sent());
+    for node in [&three, &four] {
+        assert_eq!((node.counters().by_source().peer, node.access().len()), (0, 0));
+    }
 }
 
 #[tokio::test]

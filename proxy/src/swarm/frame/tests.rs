@@ -50,6 +50,10 @@ fn lists_and_sizes_beyond_their_bounds_are_refused() {
     assert!(round_trip(&differ(MAX_NEWS + 1, 256, 256)).is_err());
     assert!(round_trip(&differ(1, 257, 256)).is_err());
     assert!(round_trip(&differ(1, 256, 257)).is_err());
+    let failed = |length| Answer::Pulling(Pulling::Failed("ü".repeat(length)));
+    assert!(round_trip(&failed(MAX_TEXT / 2)).is_ok());
+    assert!(round_trip(&failed(MAX_TEXT / 2 + 1)).is_err());
+    assert!(round_trip(&Answer::Pulling(Pulling::failed("ü".repeat(MAX_TEXT)))).is_ok(), "cut to what fits");
 }
 
 proptest! {

@@ -17,6 +17,7 @@ use crate::{
         frame::{self, Answer, Ask, Hello, Request, Word},
         members::Members,
         news::Card,
+        order::Pulling,
         roster::Pace,
     },
 };
@@ -106,6 +107,7 @@ async fn stream(
         Request::Query(_) => return answer(send, &Answer::Located(None)).await,
         Request::Watch(_) => return answer(send, &Answer::Map(None)).await,
         Request::Join(_) => return answer(send, &Answer::Joined(None)).await,
+        Request::Pull(_) => return answer(send, &Answer::Pulling(Pulling::failed("no"))).await,
     };
     assert_eq!(blob, Digest::of(&bytes));
     let layout = Layout::new(bytes.len() as u64).unwrap();
