@@ -300,7 +300,7 @@ impl Puller {
         }
         let hint = match answer.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.authorization.is_none() => {
-                "; log in with your runtime's own command, or name the file with --auth-file"
+                "; log in with your runtime's own command, or name the file with --auth-file; another member's is in its pull.logins"
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "; this login may not pull it",
             StatusCode::NOT_FOUND => "; there is no such image, or it is not for this login",

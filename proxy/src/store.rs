@@ -68,9 +68,12 @@ pub struct Config {
 /// A change that others may want to announce or withdraw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The blob is complete and verified, or more became known about where it comes from.
+    /// All of the blob is here and right, and can be given away. Until it is on the disk under its name, which takes as long as
+    /// the disk is slow, [`held`](Store::held) does not list it.
+    Verified(Digest),
+    /// The blob is kept, or more became known about where it comes from.
     Stored(Digest),
-    /// The blob, or what there was of it, is gone.
+    /// The blob, or what there was of it, is gone, or cannot be kept.
     Dropped(Digest),
 }
 

@@ -45,7 +45,7 @@ struct Sum {
 impl Sum {
     fn add(&mut self, progress: Progress) -> Pulling {
         match progress {
-            Progress::Resolved { blobs, .. } => self.total = blobs.iter().map(|(_, size)| size).sum(),
+            Progress::Resolved { blobs, .. } => self.total = sum(blobs.iter().map(|(_, size)| *size)),
             Progress::Bytes { digest, done } => {
                 self.done.insert(digest, done);
             }
@@ -55,16 +55,21 @@ impl Sum {
                 self.peer += peer;
                 self.registry += registry;
             }
-            Progress::Done { ms, .. } => {
+            Progress::Done { digest, ms, .. } => {
                 let Self { store, peer, registry, .. } = *self;
-                return Pulling::Done { store, peer, registry, ms };
+                return Pulling::Done { digest, store, peer, registry, ms };
             }
             Progress::Failed { why, .. } => return Pulling::failed(why),
             // Only of one's own operator's orders.
             Progress::Ordered { .. } | Progress::Elsewhere { .. } => {}
         }
-        Pulling::Going { done: self.done.values().sum(), total: self.total }
+        Pulling::Going { done: sum(self.done.values().copied()), total: self.total }
     }
+}
+
+/// Sizes are what a manifest says, and it may say anything.
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -88,7 +93,7 @@ mod tests {
         .map(|progress| sum.add(progress))
         .collect();
         let going = |done| Pulling::Going { done, total: 30 };
-        let done = Pulling::Done { store: 1, peer: 14, registry: 15, ms: 7 };
+        let done = Pulling::Done { digest: one, store: 1, peer: 14, registry: 15, ms: 7 };
         assert_eq!(told, [going(0), going(4), going(12), going(18), going(30), done, Pulling::failed("no")]);
     }
 }

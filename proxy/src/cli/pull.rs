@@ -44,6 +44,9 @@ impl Pull {
             };
             let mut shown = Shown::default();
             super::ask(self.pull(image, login, &mut shown))?;
+            if self.all_nodes && shown.members.is_none() && shown.done {
+                bail!("the daemon asked no other member: it is older than this program, restart it");
+            }
             failed += usize::from(!shown.done);
             unreached += shown.failed;
         }
@@ -83,6 +86,8 @@ struct Shown {
     blobs: HashMap<Digest, (u64, ProgressBar)>,
     /// Members that were asked to pull it as well, those that have ended.
     members: Option<ProgressBar>,
+    /// What the name means here.
+    digest: Option<Digest>,
     done: bool,
     /// Members that failed.
     failed: usize,
@@ -97,6 +102,7 @@ impl Shown {
                     let bar = self.bars.add(progress::bar(short(&digest.to_string()), *size));
                     self.blobs.insert(*digest, (*size, bar));
                 }
+                self.digest = Some(*digest);
                 Some(format!("{image} is {digest}"))
             }
             Progress::Bytes { digest, done } => {
@@ -113,7 +119,10 @@ impl Shown {
             }
             Progress::Ordered { members } => {
                 self.members = Some(self.bars.add(progress::count("members", *members)));
-                Some(format!("{members} other members were asked to pull it, too"))
+                Some(match members {
+                    0 => "there are no other members".to_owned(),
+                    _ => format!("{members} other members pull it, too"),
+                })
             }
             Progress::Elsewhere { pulling: Pulling::Going { .. }, .. } => None,
             Progress::Elsewhere { member, pulling } => {
@@ -133,7 +142,11 @@ impl Shown {
 
     fn elsewhere(&mut self, member: SocketAddr, end: &Pulling) -> String {
         match end {
-            Pulling::Done { store, peer, registry, ms } => {
+            Pulling::Done { digest, .. } if self.digest.is_some_and(|own| own != *digest) => {
+                self.failed += 1;
+                format!("{member} FAILED: there the name means {digest}; has the tag moved, or is its registry away?")
+            }
+            Pulling::Done { store, peer, registry, ms, .. } => {
                 let from = sources(*store, *peer, *registry);
                 format!("{member} has it after {}, from {from}", seconds(*ms))
             }
@@ -179,7 +192,11 @@ mod tests {
             Progress::Blob { digest: layer, store: 0, peer: 1 << 20, registry: 2 << 20 },
             Progress::Ordered { members: 2 },
             elsewhere(2, Pulling::Going { done: 1 << 20, total: 3 << 20 }),
-            elsewhere(2, Pulling::Done { store: 500, peer: 3 << 20, registry: 0, ms: 4321 }),
+            elsewhere(
+                2,
+                Pulling::Done { digest: Digest::of(b"top"), store: 500, peer: 3 << 20, registry: 0, ms: 4321 },
+            ),
+            elsewhere(4, Pulling::Done { digest: layer, store: 500, peer: 0, registry: 0, ms: 1 }),
             elsewhere(3, Pulling::failed("r.test is not listed")),
             Progress::Done { image: image.clone(), digest: Digest::of(b"top"), ms: 1234 },
             Progress::Failed { image, why: "no such image".to_owned() },

@@ -135,7 +135,8 @@ struct RawPull {
     offline_grace: Option<Duration>,
     spare_gets: Option<bool>,
     registry_rate: Option<ByteSize>,
-    logins: Option<Vec<PathBuf>>,
+    #[serde(default)]
+    logins: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -165,9 +166,6 @@ struct RawLog {
     format: Option<LogFormat>,
 }
 
-/// Where a daemon without a home finds logins: what root's podman and the kubelet keep.
-const LOGINS: [&str; 2] = ["/run/containers/0/auth.json", "/var/lib/kubelet/config.json"];
-
 /// Checks `text` and fills in what it leaves out; `node_ip` is this node's address, if the environment says it.
 pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, ConfigError> {
     let raw: Raw =
@@ -196,7 +194,7 @@ pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, Confi
             offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
             spare_gets: raw.pull.spare_gets.unwrap_or(true),
             registry_rate: rate("pull.registry_rate", raw.pull.registry_rate)?,
-            logins: raw.pull.logins.unwrap_or_else(|| LOGINS.map(PathBuf::from).to_vec()),
+            logins: raw.pull.logins,
         },
         swarm: raw.swarm.map(|raw| swarm(raw, node_ip)).transpose()?,
         trust: Trust {

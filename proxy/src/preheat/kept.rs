@@ -1,12 +1,14 @@
 //! Where logins are kept: in files as `podman login`, `docker login` and the kubelet write them.
 
 use std::{
-    fs::File,
+    collections::HashMap,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
+use serde::Deserialize;
 use waylay_certs::RegistryName;
 
 use super::Login;
@@ -18,7 +20,7 @@ const HUB: [&str; 2] = ["https://index.docker.io/v1/", "docker.io"];
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
     /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -30,6 +32,9 @@ pub enum KeptError {
         "the login for {0} is an identity token, which is not supported; log in with a password or an access token"
     )]
     IdentityToken(String),
+    /// Another program keeps it.
+    #[error("{} leaves logins to a credential helper, which the daemon does not run; name a file with the login itself", .0.display())]
+    Left(PathBuf),
     /// A credential helper keeps it, which failed.
     #[error("the credential helper {helper} failed for {key}; try it by hand")]
     Helper {
@@ -38,6 +43,14 @@ pub enum KeptError {
         /// What it was asked for.
         key: String,
     },
+}
+
+/// What of a file leads to another program.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Helpers {
+    creds_store: Option<String>,
+    cred_helpers: HashMap<String, String>,
 }
 
 /// The login for `registry` that `file` keeps, if it keeps one.
@@ -51,16 +64,24 @@ pub fn in_file(registry: &RegistryName, file: &Path) -> Result<Option<Login>, Ke
     })
 }
 
-/// The login for `registry` in the first of `files` that is there and has one.
+/// The login for `registry` in the first of `files` that is there and has one. Runs no credential helper.
 ///
 /// # Errors
 /// As [`in_file`]; one that is not there is none.
 pub fn in_any(registry: &RegistryName, files: &[PathBuf]) -> Result<Option<Login>, KeptError> {
     for file in files {
-        match in_file(registry, file) {
-            Ok(None) => {}
-            Err(KeptError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+        let text = match fs::read(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(KeptError::Unreadable { path: file.clone(), source }),
+        };
+        let Helpers { creds_store, cred_helpers } = serde_json::from_slice(&text).unwrap_or_default();
+        if creds_store.is_some() || !cred_helpers.is_empty() {
+            return Err(KeptError::Left(file.clone()));
+        }
+        let found = find(registry, |key| Ok(docker_credential::get_credential_from_reader(text.as_slice(), key)))?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
     Ok(None)
@@ -111,5 +132,9 @@ mod tests {
         assert!(!format!("{found:?}").contains("secret"));
         assert!(in_file(&name("other.test"), &path).unwrap().is_none());
         assert!(matches!(in_file(&name("r.test:5000"), &absent), Err(KeptError::Unreadable { .. })));
+        for helper in [r#"{"credsStore":"x","auths":{}}"#, r#"{"credHelpers":{"r.test:5000":"x"}}"#] {
+            std::fs::write(&path, helper).unwrap();
+            assert!(matches!(in_any(&name("r.test:5000"), std::slice::from_ref(&path)), Err(KeptError::Left(_))), "{helper}");
+        }
     }
 }

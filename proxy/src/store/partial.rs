@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, sync::watch};
 pub use writer::PieceWriter;
 
 use super::{
+    Event,
     blob::Blob,
     cached,
     directory::Directory,
@@ -309,8 +310,10 @@ impl Partial {
             Some(proof) => {
                 self.state().verified = Some(proof);
                 self.changed.send_replace(());
+                self.tell(Event::Verified(self.digest));
                 let stored = self.keep(proof);
                 if let Err(error) = &stored {
+                    self.tell(Event::Dropped(self.digest));
                     tracing::warn!(digest = %self.digest, %error, "cannot keep a verified blob");
                 }
                 self.state().stored = Some(stored);
@@ -332,6 +335,11 @@ impl Partial {
         self.file.sync().map_err(self.io("sync"))?;
         self.map.sync().map_err(self.io("sync the piece map of"))?;
         self.store.upgrade().ok_or(StoreError::Discarded(self.digest))?.admit(proof, self)
+    }
+
+    /// Nobody listening is no error.
+    fn tell(&self, event: Event) {
+        let _ = self.store.upgrade().map(|store| store.events.send(event));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -57,6 +57,8 @@ const STALLED: Duration = Duration::from_secs(30);
 const SEEDS: Duration = Duration::from_secs(600);
 /// How long a new owner listens before it grants.
 const LISTEN: Duration = Duration::from_millis(500);
+/// A member that is this many times slower than most who take from the registry takes nothing as long as they do.
+const LAGS: u64 = 4;
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
 const SLOWER: u64 = 2;
 
@@ -267,6 +269,7 @@ impl Crowd {
         let fetchers = self.takers.len();
         match reach {
             Reach::Whole if fetchers == 0 || member.is_fetching() => run(&free, usize::MAX),
+            Reach::Ranges { .. } if self.lags(from, member.rate, now) => None,
             Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_fetching() => {
                 let largest = self.largest(member)?;
                 let fair = free.count_ones(..) / (2 * fetchers.max(1));
@@ -274,6 +277,15 @@ impl Crowd {
             }
             _ => None,
         }
+    }
+
+    /// Whether one that takes from the registry at this rate leaves it to others: everybody waits for what a slow one has alone.
+    fn lags(&self, from: SocketAddr, rate: u64, now: Instant) -> bool {
+        let others = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
+        let going = others.filter(|other| now.saturating_duration_since(other.progress) <= STALLED);
+        let mut rates: Vec<u64> = going.map(|other| other.rate).filter(|rate| *rate > 0).collect();
+        rates.sort_unstable();
+        rate > 0 && rates.get(rates.len() / 2).is_some_and(|usual| usual / LAGS > rate)
     }
 
     /// How many may take from the registry: each has its first piece to give the later, the more there are.

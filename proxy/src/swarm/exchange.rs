@@ -4,7 +4,7 @@
 //! and we throw the blob away. Asking others is `get`'s job.
 
 pub(super) mod get;
-mod places;
+pub(super) mod places;
 mod reader;
 
 use std::{

@@ -257,8 +257,7 @@ impl Bounded for Answer {
             }
             Self::Map(Some(pieces)) => pieces.to_set().is_some(),
             Self::Joined(Some(joined)) => joined.neighbours.len() <= MAX_PROVIDERS,
-            Self::Pulling(Pulling::Failed(why)) => why.len() <= MAX_TEXT,
-            Self::Pulling(_) => true,
+            Self::Pulling(pulling) => pulling.is_bounded(),
             Self::Noted(_) | Self::Located(None) | Self::Map(None) | Self::Joined(None) | Self::Piece(_) => true,
         }
     }
@@ -307,8 +306,17 @@ impl Pieces {
 
 /// Sends one frame.
 pub(crate) async fn send<T: Serialize>(stream: &mut SendStream, message: &T) -> Result<(), FrameError> {
+    send_within(stream, message, FRAME_DEADLINE).await
+}
+
+/// Sends one frame that may wait for so long behind others.
+pub(crate) async fn send_within<T: Serialize>(
+    stream: &mut SendStream,
+    message: &T,
+    deadline: Duration,
+) -> Result<(), FrameError> {
     let bytes = encode(message)?;
-    tokio::time::timeout(FRAME_DEADLINE, stream.write_all(&bytes)).await.map_err(|_| FrameError::Late)??;
+    tokio::time::timeout(deadline, stream.write_all(&bytes)).await.map_err(|_| FrameError::Late)??;
     Ok(())
 }
 

@@ -130,7 +130,7 @@ impl Round {
                 }
                 event = events.recv() => match event {
                     Ok(Event::Dropped(blob)) => herald.gone(blob),
-                    Ok(Event::Stored(blob)) => self.stored(blob).await,
+                    Ok(Event::Verified(blob) | Event::Stored(blob)) => self.stored(blob).await,
                     Err(_) => herald.everything(),
                 },
                 () = herald.news.1.notified() => {
@@ -142,7 +142,7 @@ impl Round {
         }
     }
 
-    /// A blob is complete, or more is known about where it came from.
+    /// A blob is complete, on the disk or on its way there, or more is known about where it came from.
     async fn stored(&self, blob: Digest) {
         let store = self.exchange.store.clone();
         let info = tokio::task::spawn_blocking(move || store.info(&blob)).await.ok().flatten();

@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{OnceLock, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -18,18 +18,26 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{
+    exchange::places::Places,
     frame::{self, Answer, FrameError, Request},
-    pool::{Pool, Reply},
+    pool::{AskError, Pool, Reply, Way},
 };
+use crate::oci::Digest;
 
 /// Images pulled by others' orders at a time: they are to leave room for what this node's own runtimes pull.
 const AT_ONCE: usize = 2;
+/// The same of one member's.
+const OF_ONE_MEMBER: usize = 1;
 /// Members that are under an order at a time.
 const MEMBERS_AT_ONCE: usize = 128;
 /// How often one is told how far a member is.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
-/// A member that says nothing for so long is given up; it may go on.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A member that says nothing for so long is given up. Words share the connection with pieces, and may wait for them.
+const SILENCE: Duration = Duration::from_secs(15);
+/// A pull of which nothing comes for so long is given up, by whoever notices first.
+const STUCK: Duration = Duration::from_secs(120);
+/// A member that cannot be reached is tried again after these pauses: it may rest, or have too many connections.
+const AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 /// The longest name of an image, and the longest reason, in bytes.
 pub(crate) const MAX_TEXT: usize = 1024;
 
@@ -46,6 +54,8 @@ pub enum Pulling {
     },
     /// All of it is there.
     Done {
+        /// The manifest that the name means there.
+        digest: Digest,
         /// Bytes that the member had.
         store: u64,
         /// Bytes that came from other members.
@@ -70,11 +80,13 @@ pub(super) struct Orders {
     /// Weak: whoever pulls needs the swarm.
     pulls: OnceLock<Weak<dyn Pulls>>,
     places: Semaphore,
+    /// Of each member.
+    members: Places,
 }
 
 impl Default for Orders {
     fn default() -> Self {
-        Self { pulls: OnceLock::new(), places: Semaphore::new(AT_ONCE) }
+        Self { pulls: OnceLock::new(), places: Semaphore::new(AT_ONCE), members: Places::default() }
     }
 }
 
@@ -85,11 +97,19 @@ impl fmt::Debug for Orders {
 }
 
 impl Pulling {
-    /// It did not work; the reason is cut where it would be too long.
+    /// It did not work; the reason is cut where it would be too long, and is one line that no terminal takes for orders.
     pub fn failed(why: impl fmt::Display) -> Self {
-        let mut why = why.to_string();
+        let mut why = why.to_string().replace(char::is_control, " ");
         why.truncate(why.floor_char_boundary(MAX_TEXT));
         Self::Failed(why)
+    }
+
+    /// Whether it is as [`Self::failed`] makes it, for one that comes from elsewhere.
+    pub(super) fn is_bounded(&self) -> bool {
+        match self {
+            Self::Failed(why) => why.len() <= MAX_TEXT && !why.contains(char::is_control),
+            Self::Going { .. } | Self::Done { .. } => true,
+        }
     }
 
     fn is_end(&self) -> bool {
@@ -105,26 +125,42 @@ impl Orders {
 
     /// Pulls by the word of `from`, and tells it. Ends when it no longer listens.
     pub(super) async fn obey(&self, from: SocketAddr, image: &str, send: &mut SendStream) -> Result<(), FrameError> {
-        tracing::info!(peer = %from, image, "a member asks this node to pull");
-        let (Ok(_place), Some(pulls)) = (self.places.try_acquire(), self.pulls.get().and_then(Weak::upgrade)) else {
-            let busy = format!("it pulls {AT_ONCE} other images by order, or has just started; try again later");
+        let pulls = self.pulls.get().and_then(Weak::upgrade);
+        let places = (self.members.take(from, OF_ONE_MEMBER), self.places.try_acquire());
+        let ((Some(_own), Ok(_place)), Some(pulls)) = (places, pulls) else {
+            let busy = "it pulls another image by order, or has just started; try again when that is done";
             return tell(send, Pulling::failed(busy)).await;
         };
+        tracing::info!(peer = %from, image, "a member asks this node to pull");
         let mut pulling = pulls.pull_for_member(image);
         drop(pulls);
-        let (mut going, mut every) = (Pulling::Going { done: 0, total: 0 }, tokio::time::interval(TOLD_EVERY));
+        let (mut going, mut moved) = (Pulling::Going { done: 0, total: 0 }, Instant::now());
+        let mut every = tokio::time::interval(TOLD_EVERY);
         loop {
             tokio::select! {
                 next = pulling.next() => match next {
                     Some(next) if next.is_end() => return tell(send, next).await,
-                    Some(next) => going = next,
+                    Some(next) if next == going => {}
+                    Some(next) => (going, moved) = (next, Instant::now()),
                     None => return tell(send, Pulling::failed("its pull broke off; its log says why")).await,
                 },
-                _ = every.tick() => frame::send(send, &Answer::Pulling(going.clone())).await?,
+                _ = every.tick() => {
+                    if moved.elapsed() > STUCK {
+                        return tell(send, Pulling::failed(stuck())).await;
+                    }
+                    frame::send_within(send, &Answer::Pulling(going.clone()), SILENCE).await?;
+                }
                 _ = send.stopped() => return Ok(()),
             }
         }
     }
+}
+
+fn stuck() -> String {
+    format!(
+        "nothing of it came for {} s: does its registry answer? `waylay registry test` there tells",
+        STUCK.as_secs()
+    )
 }
 
 async fn tell(send: &mut SendStream, end: Pulling) -> Result<(), FrameError> {
@@ -145,20 +181,51 @@ pub(super) fn everywhere(
 }
 
 fn one(pool: Pool, member: SocketAddr, image: String) -> impl Stream<Item = Pulling> {
-    let opened = async move { pool.open(member, &Request::Pull(image)).await };
+    let opened = async move { open(&pool, member, &Request::Pull(image)).await };
     stream::once(opened).flat_map(|opened| match opened {
-        Ok(reply) => stream::unfold(Some(reply), next).boxed(),
-        Err(error) => stream::once(ready(Pulling::failed(error))).boxed(),
+        Ok(reply) => stream::unfold(Some(Hearing::of(reply)), Hearing::next).boxed(),
+        Err(error) => {
+            let why = format!("{error}; `waylay doctor` there, and `waylay peers` here, tell more");
+            stream::once(ready(Pulling::failed(why))).boxed()
+        }
     })
 }
 
-async fn next(reply: Option<Reply>) -> Option<(Pulling, Option<Reply>)> {
-    let mut reply = reply?;
-    let told = match frame::receive::<Answer>(&mut reply.stream, SILENCE).await {
-        Ok(Answer::Pulling(told)) => told,
-        // Members that do not know this request end the stream.
-        Ok(_) | Err(_) => Pulling::failed("it broke off or does not know this order: see its log, and its version"),
-    };
-    let rest = (!told.is_end()).then_some(reply);
-    Some((told, rest))
+async fn open(pool: &Pool, member: SocketAddr, request: &Request) -> Result<Reply, AskError> {
+    let mut again = AGAIN.into_iter();
+    loop {
+        match (pool.open_by(member, request, Way::Resting).await, again.next()) {
+            (Err(AskError::Unreachable | AskError::Busy), Some(pause)) => tokio::time::sleep(pause).await,
+            (opened, _) => return opened,
+        }
+    }
+}
+
+/// What is heard of one member.
+struct Hearing {
+    reply: Reply,
+    last: Option<Pulling>,
+    moved: Instant,
+}
+
+impl Hearing {
+    fn of(reply: Reply) -> Self {
+        Self { reply, last: None, moved: Instant::now() }
+    }
+
+    async fn next(hearing: Option<Self>) -> Option<(Pulling, Option<Self>)> {
+        let mut hearing = hearing?;
+        let mut told = match frame::receive::<Answer>(&mut hearing.reply.stream, SILENCE).await {
+            Ok(Answer::Pulling(told)) => told,
+            // Members that do not know this request end the stream.
+            Ok(_) | Err(_) => Pulling::failed("it broke off or does not know this order: see its log, and its version"),
+        };
+        if hearing.last.as_ref() != Some(&told) {
+            (hearing.last, hearing.moved) = (Some(told.clone()), Instant::now());
+        } else if hearing.moved.elapsed() > STUCK {
+            told = Pulling::failed(stuck());
+        }
+        let rest = (!told.is_end()).then_some(hearing);
+        Some((told, rest))
+    }
 }

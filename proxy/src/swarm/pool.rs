@@ -158,7 +158,8 @@ impl Pool {
         self.open_by(peer, request, Way::Awake).await
     }
 
-    async fn open_by(&self, peer: SocketAddr, request: &Request, way: Way) -> Result<Reply, AskError> {
+    /// As [`Self::open`], and how the peer may be reached.
+    pub(crate) async fn open_by(&self, peer: SocketAddr, request: &Request, way: Way) -> Result<Reply, AskError> {
         let slot = self.slot(peer);
         let connection = self.connect(peer, &slot, way).await?;
         let opening = tokio::time::timeout(frame::FRAME_DEADLINE, connection.open_bi());

@@ -128,6 +128,28 @@ fn a_new_owner_listens_before_it_grants_what_others_may_have() {
 }
 
 #[test]
+fn who_lags_takes_nothing_as_long_as_others_do() {
+    let now = Instant::now();
+    let mut crowd = crowd(100, now);
+    let mut nodes: Vec<_> = (0..4).map(|n| Node::new(n, 100)).collect();
+    for (node, rate) in nodes.iter_mut().zip([2_000_000, 80_000_000, 90_000_000, 100_000_000]) {
+        assert!(node.join(&mut crowd, now).lease.is_some(), "nobody is known yet");
+        node.arrived();
+        node.reach = Reach::Ranges { rate };
+    }
+    for node in &mut nodes[1..] {
+        assert!(node.join(&mut crowd, now).lease.is_some());
+    }
+    assert_eq!(nodes[0].join(&mut crowd, now).lease, None);
+    for node in &mut nodes[1..] {
+        node.arrived();
+        node.reach = Reach::No;
+        node.join(&mut crowd, now);
+    }
+    assert!(nodes[0].join(&mut crowd, now).lease.is_some(), "nobody else does");
+}
+
+#[test]
 fn a_registry_without_ranges_is_asked_by_one_for_all() {
     let now = Instant::now();
     let mut crowd = crowd(50, now);

@@ -1,4 +1,4 @@
-//! How many connections each member has, so that none takes the places of all others.
+//! How many connections each member has, or orders under way, so that none takes the places of all others.
 
 use std::{
     collections::HashMap,
@@ -8,21 +8,21 @@ use std::{
 
 /// All places that are taken.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places(
+pub(in crate::swarm) struct Places(
     // std: held for a look-up, never across an await.
     Arc<Mutex<HashMap<SocketAddr, usize>>>,
 );
 
-/// One connection's place, until dropped.
+/// One place, until dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::swarm) struct Place {
     places: Places,
     member: SocketAddr,
 }
 
 impl Places {
-    /// A place for one more connection of `member`, unless it has `most` already.
-    pub(super) fn take(&self, member: SocketAddr, most: usize) -> Option<Place> {
+    /// One more place for `member`, unless it has `most` already.
+    pub(in crate::swarm) fn take(&self, member: SocketAddr, most: usize) -> Option<Place> {
         let mut taken = self.lock();
         let count = taken.entry(member).or_default();
         if *count >= most {
