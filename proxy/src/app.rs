@@ -32,7 +32,7 @@ use crate::{
     http::Http,
     intercept::{self, Intercept, Listeners, Targets},
     journal::Journal,
-    lifecycle::{self, Readiness, Shutdown},
+    lifecycle::{self, Readiness, Shutdown, Terminations},
     metrics::Metrics,
     preheat::{Preheat, World},
     pull::{Pull, access::Access, tags::Tags},
@@ -182,6 +182,8 @@ impl Core {
 /// # Errors
 /// When it cannot start: a taken port, no privilege, an unusable store.
 pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
+    // Before anything can be seen of this daemon: whoever sees it may tell it to stop.
+    let terminations = Terminations::listen().context("cannot handle signals")?;
     let listeners = bind(&config.proxy.listen).await?;
     let admin = Admin::bind(config.admin.listen, config.admin.metrics, &config.admin.socket).await?;
     let readiness = Readiness::new();
@@ -217,7 +219,7 @@ pub async fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let lending = lending::keep(core.store.clone(), config.store.containerd.clone());
     let served = tokio::select! {
         served = core.serve(listeners, origin, trust, watch) => served,
-        () = async { tokio::join!(desk, proving, publishing, remembering, lending, come_back(switch, bypass), stop_on_signal(stop)); } => Ok(accept::Drained { cut: 0 }),
+        () = async { tokio::join!(desk, proving, publishing, remembering, lending, come_back(switch, bypass), stop_on_signal(terminations, stop)); } => Ok(accept::Drained { cut: 0 }),
     };
     if let Some(stand_in) = stand_in {
         stand_in.goodbye();
@@ -240,11 +242,9 @@ fn stand_in(listeners: &[TcpListener], guard: &Intercept) -> Option<Arc<StandIn>
     }
 }
 
-async fn stop_on_signal(stop: Shutdown) {
-    match lifecycle::terminated().await {
-        Ok(signal) => tracing::info!(signal, "stopping"),
-        Err(error) => tracing::error!(%error, "cannot wait for signals, stopping"),
-    }
+async fn stop_on_signal(mut terminations: Terminations, stop: Shutdown) {
+    let signal = terminations.next().await;
+    tracing::info!(signal, "stopping");
     // No error: without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.begin();

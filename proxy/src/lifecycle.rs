@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, io, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::timeout,
 };
@@ -39,12 +39,28 @@ impl Shutdown {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and returns its name. The handlers are in place once this was first polled.
-pub async fn terminated() -> io::Result<&'static str> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => Ok("SIGTERM"),
-        _ = int.recv() => Ok("SIGINT"),
+/// SIGTERM and SIGINT, which from now on no longer end the process but are told here.
+#[derive(Debug)]
+pub struct Terminations {
+    term: Signal,
+    int: Signal,
+}
+
+impl Terminations {
+    /// Handles them from now on. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system has no room for a handler.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one, which may have come since [`Self::listen`]; its name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
     }
 }
 
@@ -187,6 +203,14 @@ mod tests {
         assert_eq!((late.left, late.waited), (1, Duration::from_secs(5)));
         drop(guard);
         drain.wait(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_termination_that_comes_early_is_not_missed() {
+        let mut terminations = Terminations::listen().unwrap();
+        // Were it not handled, this would end the test.
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(terminations.next().await, "SIGTERM");
     }
 
     #[tokio::test]

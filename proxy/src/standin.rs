@@ -28,7 +28,7 @@ use crate::{
     accept::ClientAddr,
     dial,
     intercept::{Destinations, Intercept},
-    lifecycle,
+    lifecycle::Terminations,
     tls::splice,
 };
 
@@ -110,7 +110,7 @@ async fn stand_in() -> anyhow::Result<()> {
     let mut line = tokio::net::UnixStream::from_std(line)?;
     let mut tunnels = JoinSet::new();
     // A signal to the whole group, such as a terminal's, is the daemon's to obey: it says goodbye.
-    tokio::spawn(async { while lifecycle::terminated().await.is_ok() {} });
+    let _heard = Terminations::listen()?;
     let mut said = [0];
     loop {
         match timeout(PATIENCE, line.read(&mut said)).await {

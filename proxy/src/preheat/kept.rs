@@ -134,7 +134,10 @@ mod tests {
         assert!(matches!(in_file(&name("r.test:5000"), &absent), Err(KeptError::Unreadable { .. })));
         for helper in [r#"{"credsStore":"x","auths":{}}"#, r#"{"credHelpers":{"r.test:5000":"x"}}"#] {
             std::fs::write(&path, helper).unwrap();
-            assert!(matches!(in_any(&name("r.test:5000"), std::slice::from_ref(&path)), Err(KeptError::Left(_))), "{helper}");
+            assert!(
+                matches!(in_any(&name("r.test:5000"), std::slice::from_ref(&path)), Err(KeptError::Left(_))),
+                "{helper}"
+            );
         }
     }
 }

@@ -30,11 +30,11 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_millis(250);
 /// The owner is asked again after this when it would not have us, or was busy.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// Leases under way of one blob: the next one is asked for when the last has nearly come.
+/// Leases under way of one blob, for a node that is alone: the next one is asked for when the last has nearly come.
 const LEASES: usize = 2;
-/// Leases under way of all blobs together. A registry's wire is shared by all fetchers, and the more there are, the later
-/// each has its first piece to give.
-const LEASES_IN_ALL: usize = 2;
+/// The same of all blobs together. Among others a node has one lease in all: the registry's wire is shared by all fetchers, and
+/// the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
+const LEASES_IN_ALL: usize = 4;
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// What is to be imported and nobody is known to have for so long is another's to import.
@@ -348,7 +348,10 @@ impl Course {
 
     /// Whether another lease may be asked for.
     fn has_room(&self, held: &FixedBitSet, in_all: usize, now: Instant) -> bool {
-        let nearly = || self.plan.leased(held) <= 1;
-        self.leases.len() < LEASES && in_all < LEASES_IN_ALL && self.may_ask_registry(now) && nearly()
+        let alone = || {
+            let nearly = self.plan.leased(held) <= 1;
+            self.neighbours.is_empty() && nearly && self.leases.len() < LEASES && in_all < LEASES_IN_ALL
+        };
+        self.may_ask_registry(now) && (in_all == 0 || alone())
     }
 }
