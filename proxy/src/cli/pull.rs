@@ -121,7 +121,7 @@ impl Shown {
                 self.members = Some(self.bars.add(progress::count("members", *members)));
                 Some(match members {
                     0 => "there are no other members".to_owned(),
-                    _ => format!("{members} other members pull it, too"),
+                    _ => format!("other members that pull it, too: {members}"),
                 })
             }
             Progress::Elsewhere { pulling: Pulling::Going { .. }, .. } => None,

@@ -31,6 +31,9 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 const SWARM_PORT: u16 = 4500;
 /// From start to ready, the debug build included.
 const READY: Duration = Duration::from_secs(30);
+/// How long it may take to end: it lets connections end for a minute. One that it passes through untouched, such as containerd
+/// keeps for half a minute after its last request, it cannot know to be idle.
+const END: Duration = Duration::from_secs(75);
 
 /// How a daemon is configured where scenarios differ.
 #[derive(Debug, Clone)]
@@ -272,7 +275,7 @@ impl Daemon {
     /// When it does not end in time or ends badly.
     pub fn stop(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
-        let status = self.process.ended(Duration::from_secs(30))?;
+        let status = self.process.ended(END)?;
         if !status.success() {
             bail!("waylay ended with {status}:\n{}", self.process.tail(20));
         }
