@@ -23,7 +23,7 @@ use self::peer::Peer;
 
 /// Open requests in all. All nodes have about the same number open, and so the same share of what the crowd gives; more
 /// would only wait in line.
-pub const IN_ALL: usize = 12;
+pub const IN_ALL: usize = 14;
 /// Open requests to one peer when there are many.
 pub const PER_PEER: usize = 2;
 /// The same when there are few.
