@@ -35,6 +35,8 @@ const LEASES: usize = 2;
 /// The same of all blobs together. Among others a node has one lease in all: the registry's wire is shared by all fetchers, and
 /// the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
 const LEASES_IN_ALL: usize = 4;
+/// A blob of which nothing comes for so long may have a lease although another blob has one.
+const STARVING: Duration = Duration::from_millis(500);
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// What is to be imported and nobody is known to have for so long is another's to import.
@@ -352,6 +354,10 @@ impl Course {
             let nearly = self.plan.leased(held) <= 1;
             self.neighbours.is_empty() && nearly && self.leases.len() < LEASES && in_all < LEASES_IN_ALL
         };
-        self.may_ask_registry(now) && (in_all == 0 || alone())
+        let starving = || {
+            let quiet = now.saturating_duration_since(self.progress);
+            quiet > STARVING && self.leases.is_empty() && in_all < LEASES_IN_ALL
+        };
+        self.may_ask_registry(now) && (in_all == 0 || alone() || starving())
     }
 }
