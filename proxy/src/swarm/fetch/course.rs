@@ -36,7 +36,7 @@ const LEASES: usize = 2;
 /// the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
 const LEASES_IN_ALL: usize = 4;
 /// A blob of which nothing comes for so long may have a lease although another blob has one.
-const STARVING: Duration = Duration::from_millis(500);
+const STARVING: Duration = Duration::from_millis(100);
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// What is to be imported and nobody is known to have for so long is another's to import.
