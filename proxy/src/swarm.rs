@@ -23,6 +23,7 @@ mod names;
 mod news;
 mod order;
 mod owners;
+mod places;
 pub mod plan;
 mod pool;
 pub mod pure;

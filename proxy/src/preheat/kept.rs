@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -58,10 +57,8 @@ struct Helpers {
 /// # Errors
 /// When the file cannot be read, or the login in it not be used.
 pub fn in_file(registry: &RegistryName, file: &Path) -> Result<Option<Login>, KeptError> {
-    find(registry, |key| {
-        let unreadable = |source| KeptError::Unreadable { path: file.to_owned(), source };
-        Ok(docker_credential::get_credential_from_reader(File::open(file).map_err(unreadable)?, key))
-    })
+    let text = fs::read(file).map_err(|source| KeptError::Unreadable { path: file.to_owned(), source })?;
+    find(registry, |key| docker_credential::get_credential_from_reader(text.as_slice(), key))
 }
 
 /// The login for `registry` in the first of `files` that is there and has one. Runs no credential helper.
@@ -79,7 +76,7 @@ pub fn in_any(registry: &RegistryName, files: &[PathBuf]) -> Result<Option<Login
         if creds_store.is_some() || !cred_helpers.is_empty() {
             return Err(KeptError::Left(file.clone()));
         }
-        let found = find(registry, |key| Ok(docker_credential::get_credential_from_reader(text.as_slice(), key)))?;
+        let found = find(registry, |key| docker_credential::get_credential_from_reader(text.as_slice(), key))?;
         if found.is_some() {
             return Ok(found);
         }
@@ -93,17 +90,17 @@ pub fn in_any(registry: &RegistryName, files: &[PathBuf]) -> Result<Option<Login
 /// When the login cannot be used.
 pub fn of_user(registry: &RegistryName) -> Result<Option<Login>, KeptError> {
     find(registry, |key| {
-        Ok(docker_credential::get_podman_credential(key).or_else(|_| docker_credential::get_credential(key)))
+        docker_credential::get_podman_credential(key).or_else(|_| docker_credential::get_credential(key))
     })
 }
 
 fn find(
     registry: &RegistryName,
-    look: impl Fn(&str) -> Result<Result<DockerCredential, CredentialRetrievalError>, KeptError>,
+    look: impl Fn(&str) -> Result<DockerCredential, CredentialRetrievalError>,
 ) -> Result<Option<Login>, KeptError> {
     let keys = if registry.is_docker_hub() { HUB.map(str::to_owned).to_vec() } else { vec![registry.to_string()] };
     for key in keys {
-        match look(&key)? {
+        match look(&key) {
             Ok(DockerCredential::UsernamePassword(user, password)) => return Ok(Some(Login { user, password })),
             Ok(DockerCredential::IdentityToken(_)) => return Err(KeptError::IdentityToken(key)),
             Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {

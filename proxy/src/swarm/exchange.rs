@@ -4,7 +4,6 @@
 //! and we throw the blob away. Asking others is `get`'s job.
 
 pub(super) mod get;
-pub(super) mod places;
 mod reader;
 
 use std::{
@@ -22,10 +21,7 @@ use iroh::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use self::{
-    places::Places,
-    reader::{ReadError, Reader},
-};
+use self::reader::{ReadError, Reader};
 use super::{
     control::Control,
     frame::{self, ALPN, Answer, FrameError, Pieces, Request, code},
@@ -33,6 +29,7 @@ use super::{
     herald::Herald,
     members::Members,
     order::Orders,
+    places::Places,
     sessions::Sessions,
     tracker::Tracker,
 };

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{
-    exchange::places::Places,
     frame::{self, Answer, FrameError, Request},
+    places::Places,
     pool::{AskError, Pool, Reply, Way},
 };
 use crate::oci::Digest;

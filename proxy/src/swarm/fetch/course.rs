@@ -361,3 +361,31 @@ impl Course {
         self.may_ask_registry(now) && (in_all == 0 || alone() || starving())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
+        let now = Instant::now();
+        let layout = Layout::new(64 << 20).unwrap();
+        let held = FixedBitSet::with_capacity(layout.count() as usize);
+        let course = || Course::new(layout, &held, 0..layout.count(), 1, now);
+        let mut alone = course();
+        assert!(alone.has_room(&held, 0, now) && alone.has_room(&held, 1, now), "another blob's lease is no hindrance");
+        assert_eq!(alone.leased(0..1, now), Some(0..1));
+        assert!(alone.has_room(&held, 1, now), "the last one has nearly come");
+        alone.leased(1..8, now);
+        assert!(!alone.has_room(&held, 2, now), "two are under way");
+
+        let mut among = course();
+        among.meet(([10, 0, 0, 1], 4500).into());
+        assert!(among.has_room(&held, 0, now) && !among.has_room(&held, 1, now));
+        let later = now + STARVING * 2;
+        assert!(among.has_room(&held, 1, later), "it starves");
+        assert!(!among.has_room(&held, LEASES_IN_ALL, later));
+        among.leased(0..1, later);
+        assert!(!among.has_room(&held, 2, later), "it has one");
+    }
+}

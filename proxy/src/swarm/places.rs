@@ -8,21 +8,21 @@ use std::{
 
 /// All places that are taken.
 #[derive(Debug, Clone, Default)]
-pub(in crate::swarm) struct Places(
+pub(super) struct Places(
     // std: held for a look-up, never across an await.
     Arc<Mutex<HashMap<SocketAddr, usize>>>,
 );
 
 /// One place, until dropped.
 #[derive(Debug)]
-pub(in crate::swarm) struct Place {
+pub(super) struct Place {
     places: Places,
     member: SocketAddr,
 }
 
 impl Places {
     /// One more place for `member`, unless it has `most` already.
-    pub(in crate::swarm) fn take(&self, member: SocketAddr, most: usize) -> Option<Place> {
+    pub(super) fn take(&self, member: SocketAddr, most: usize) -> Option<Place> {
         let mut taken = self.lock();
         let count = taken.entry(member).or_default();
         if *count >= most {
