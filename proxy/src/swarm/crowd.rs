@@ -55,12 +55,17 @@ const GRACE: Duration = Duration::from_secs(2);
 const STALLED: Duration = Duration::from_secs(30);
 /// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
 const SEEDS: Duration = Duration::from_secs(600);
+/// The same for others' zones: there, leases and imports may share a narrow wire, and everybody would wait for them.
+const STALLED_ABROAD: Duration = Duration::from_secs(2);
 /// How long a new owner listens before it grants.
 const LISTEN: Duration = Duration::from_millis(500);
-/// A member that is this many times slower than most who take from the registry takes nothing as long as they do.
+/// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
 const LAGS: u64 = 4;
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
-const SLOWER: u64 = 2;
+const SLOWER: u64 = 3;
+/// It looks again, with a single piece, when so many were leased since its last one: how fast a registry is depends on how
+/// many take from it, and who was left out in the first rush would never know.
+const LOOKS: u64 = 32;
 
 /// The members that bring one blob.
 #[derive(Debug)]
@@ -70,6 +75,8 @@ pub(crate) struct Crowd {
     zones: BTreeMap<String, Zone>,
     /// Members with a lease or an import.
     takers: BTreeSet<SocketAddr>,
+    /// Pieces leased so far.
+    leased: u64,
     /// Nobody is gone before.
     soonest: Instant,
     /// Grants nothing before: members of an older crowd are still being learned of.
@@ -108,6 +115,7 @@ impl Crowd {
             members: BTreeMap::new(),
             zones: BTreeMap::new(),
             takers: BTreeSet::new(),
+            leased: 0,
             soonest: now,
             listens_until,
             random: StdRng::seed_from_u64(seed),
@@ -149,6 +157,10 @@ impl Crowd {
                 member.granted_at = now;
             }
             member.leases += u32::from(lease.is_some());
+            if let (Some(lease), Some(zone)) = (&lease, self.zones.get_mut(&member.zone)) {
+                self.leased += lease.len() as u64;
+                zone.looked = self.leased;
+            }
             if let Some(imports) = &imports {
                 member.imports.insert_range(imports.start as usize..imports.end as usize);
                 (member.import, member.imported_at) = (imports.len(), now);
@@ -254,7 +266,7 @@ impl Crowd {
         }
         let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
         for taker in takers.filter(|taker| zone.is_none_or(|zone| taker.zone == zone)) {
-            if now.saturating_duration_since(taker.progress) <= STALLED {
+            if taker.is_awaited(asker, now) {
                 claimed.union_with(&taker.fetching);
                 claimed.union_with(&taker.granted);
             }
@@ -269,9 +281,8 @@ impl Crowd {
         let fetchers = self.takers.len();
         match reach {
             Reach::Whole if fetchers == 0 || member.is_fetching() => run(&free, usize::MAX),
-            Reach::Ranges { .. } if self.lags(from, member.rate, now) => None,
             Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_fetching() => {
-                let largest = self.largest(member)?;
+                let largest = self.largest(member, now).filter(|_| !self.lags(from, member.rate, now))?;
                 let fair = free.count_ones(..) / (2 * fetchers.max(1));
                 run(&free, fair.max(self.pieces(LEAST)).min(largest))
             }
@@ -279,13 +290,18 @@ impl Crowd {
         }
     }
 
-    /// Whether one that takes from the registry at this rate leaves it to others: everybody waits for what a slow one has alone.
+    /// Whether one to which the registry gives at this rate leaves it to others: everybody waits for what a slow one has
+    /// alone. Measured against all members, not against those who take now: half of them are never slow then. A rate is
+    /// that of the last lease; against takers alone, those who had theirs in the first rush would never get another.
     fn lags(&self, from: SocketAddr, rate: u64, now: Instant) -> bool {
         let others = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
-        let going = others.filter(|other| now.saturating_duration_since(other.progress) <= STALLED);
-        let mut rates: Vec<u64> = going.map(|other| other.rate).filter(|rate| *rate > 0).collect();
-        rates.sort_unstable();
-        rate > 0 && rates.get(rates.len() / 2).is_some_and(|usual| usual / LAGS > rate)
+        let mut going = others.filter(|taker| taker.is_awaited(&taker.zone, now));
+        let mut rates: Vec<u64> = self.members.values().map(|member| member.rate).filter(|rate| *rate > 0).collect();
+        if rate == 0 || rates.is_empty() || going.next().is_none() {
+            return false;
+        }
+        let middle = (rates.len() - 1) / 2;
+        *rates.select_nth_unstable(middle).1 / LAGS > rate
     }
 
     /// How many may take from the registry: each has its first piece to give the later, the more there are.
@@ -301,9 +317,10 @@ impl Crowd {
     }
 
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another.
-    fn largest(&self, member: &Member) -> Option<usize> {
+    fn largest(&self, member: &Member, now: Instant) -> Option<usize> {
         let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
-        if self.zones.len() <= 1 {
+        // Where there are zones, others of them may be about to come.
+        if self.zones.len() <= 1 && member.zone.is_empty() {
             return Some(largest);
         }
         let (here, abroad): (Vec<_>, Vec<_>) = self.members.values().partition(|other| other.zone == member.zone);
@@ -312,8 +329,12 @@ impl Crowd {
             // One piece shows how fast the registry is from here.
             (0, _) => here.iter().all(|other| other.leases == 0).then_some(1),
             // Not known there yet: no more than what shows it here.
-            (_, 0) if abroad.iter().any(|other| other.is_fetching()) => Some(1),
-            (own, other) => (other / own < SLOWER).then_some(largest),
+            (_, 0) if abroad.iter().any(|other| other.is_fetching() && other.is_awaited(&member.zone, now)) => Some(1),
+            (own, other) if other / own < SLOWER => Some(largest),
+            _ => {
+                let looked = self.zones.get(&member.zone).map_or(0, |zone| zone.looked);
+                (self.leased - looked >= LOOKS).then_some(1)
+            }
         }
     }
 
@@ -375,6 +396,12 @@ impl Crowd {
 }
 
 impl Member {
+    /// Whether what it takes may still come, as far as members of the zone `asker` will wait.
+    fn is_awaited(&self, asker: &str, now: Instant) -> bool {
+        let patience = if self.zone == asker { STALLED } else { STALLED_ABROAD };
+        now.saturating_duration_since(self.progress) <= patience
+    }
+
     fn is_fetching(&self) -> bool {
         !self.fetching.is_clear() || !self.granted.is_clear()
     }
