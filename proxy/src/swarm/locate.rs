@@ -1,4 +1,5 @@
-//! Who has this blob? Its owners are asked, the next one a moment after the last, and the first that knows decides.
+//! Who has this blob? Its owners are asked, the next one when the last does not know or is silent for a moment, and the
+//! first that knows decides.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
     exchange::Exchange,
@@ -17,7 +18,8 @@ use crate::{oci::digest::Digest, store::Provenance};
 
 /// All of it ends by then: the registry is waiting.
 const DEADLINE: Duration = Duration::from_millis(500);
-/// The next owner is asked when the one before has been silent for this long.
+/// The next owner is asked when the one before has been silent for this long. One that says no is not waited for: of a
+/// new blob all must say so before it is asked for elsewhere.
 pub const STAGGER: Duration = Duration::from_millis(20);
 
 /// Where a blob can be had from.
@@ -58,24 +60,29 @@ pub(super) async fn locate(exchange: &Exchange, pool: &Pool, blob: &Digest) -> O
             return Some(located);
         }
     }
-    let awake: Vec<_> = owners.into_iter().filter(|owner| *owner != me && exchange.members.is_awake(*owner)).collect();
-    let mut silent: BTreeSet<_> = awake.iter().copied().collect();
-    let mut asked: FuturesUnordered<_> = awake
-        .into_iter()
-        .zip(0..)
-        .map(|(owner, turn)| async move {
-            tokio::time::sleep(STAGGER * turn).await;
-            (owner, pool.ask(owner, &Request::Query(*blob)).await)
-        })
-        .collect();
+    let mut awake = owners.into_iter().filter(|owner| *owner != me && exchange.members.is_awake(*owner));
+    let mut silent = BTreeSet::new();
+    let mut asked = FuturesUnordered::new();
     let first = async {
-        while let Some((owner, answer)) = asked.next().await {
-            silent.remove(&owner);
-            if let Ok(Answer::Located(Some(record))) = answer
-                && let Some(located) = usable(exchange, record)
-            {
-                return Some(located);
+        let mut next = awake.next();
+        while next.is_some() || !asked.is_empty() {
+            if let Some(owner) = next {
+                silent.insert(owner);
+                asked.push(async move { (owner, pool.ask(owner, &Request::Query(*blob)).await) });
             }
+            next = match tokio::time::timeout(STAGGER, asked.next()).await {
+                Err(_) => awake.next(),
+                Ok(answered) => {
+                    let (owner, answer) = answered?;
+                    silent.remove(&owner);
+                    if let Ok(Answer::Located(Some(record))) = answer
+                        && let Some(located) = usable(exchange, record)
+                    {
+                        return Some(located);
+                    }
+                    awake.next()
+                }
+            };
         }
         None
     };

@@ -7,6 +7,7 @@ use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, 
 
 use super::{
     net::Link,
+    owner::Locating,
     session::Stage,
     world::{Event, World, ms},
 };
@@ -54,8 +55,8 @@ pub(super) struct Node {
     left_blobs: u16,
     pub(super) started: u64,
     pub(super) finished: Option<u64>,
-    /// Owners still asked who has a blob.
-    pub(super) locating: Vec<(u16, u8)>,
+    /// Blobs whose owners are being asked.
+    pub(super) locating: Vec<Locating>,
     /// Those that did not answer, how often, and until when they rest.
     rests: Vec<(u32, u32, u64)>,
 }

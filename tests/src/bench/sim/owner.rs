@@ -40,6 +40,16 @@ pub(super) struct Question {
     what: What,
 }
 
+/// A blob whose owners are being asked who has it.
+#[derive(Debug)]
+pub(super) struct Locating {
+    blob: u16,
+    /// Not asked yet, the next one last.
+    others: Vec<u32>,
+    /// Asked, and not heard of yet.
+    asked: usize,
+}
+
 #[derive(Debug)]
 enum What {
     Find {
@@ -66,19 +76,38 @@ impl World {
             }
         }
         let others: Vec<u32> =
-            owners.into_iter().filter(|owner| *owner != node && self.is_awake(node, *owner)).collect();
-        if others.is_empty() {
-            return self.begin(node, blob, &[]);
-        }
-        self.nodes[node as usize].locating.push((blob, others.len() as u8));
-        for (turn, owner) in (0..).zip(others) {
-            let stagger = STAGGER.as_nanos() as u64 * turn;
-            let question =
-                self.questions.keep(Question { node, blob, owner, sent: self.now, what: What::Find { found: None } });
-            match self.reach(node, owner, false) {
-                Ok(wait) => self.later(stagger + wait + self.way(node, owner), Event::Asked(question)),
-                Err(failed) => self.later(stagger + failed.after, Event::Answered(question)),
+            owners.into_iter().filter(|owner| *owner != node && self.is_awake(node, *owner)).rev().collect();
+        self.nodes[node as usize].locating.push(Locating { blob, others, asked: 0 });
+        self.ask_next(node, blob);
+    }
+
+    /// Asks the next owner; when there is none and all have answered, nobody has it.
+    fn ask_next(&mut self, node: u32, blob: u16) {
+        let locating = &mut self.nodes[node as usize].locating;
+        let Some(at) = locating.iter().position(|own| own.blob == blob) else { return };
+        let Some(owner) = locating[at].others.pop() else {
+            if locating[at].asked == 0 {
+                locating.swap_remove(at);
+                self.begin(node, blob, &[]);
             }
+            return;
+        };
+        locating[at].asked += 1;
+        let left = locating[at].others.len();
+        let question =
+            self.questions.keep(Question { node, blob, owner, sent: self.now, what: What::Find { found: None } });
+        match self.reach(node, owner, false) {
+            Ok(wait) => self.later(wait + self.way(node, owner), Event::Asked(question)),
+            Err(failed) => self.later(failed.after, Event::Answered(question)),
+        }
+        self.later(STAGGER.as_nanos() as u64, Event::Silent { node, blob, left });
+    }
+
+    /// An owner may have been silent for a moment: if no other was asked since, the next one is.
+    pub(super) fn silent(&mut self, node: u32, blob: u16, left: usize) {
+        let locating = &self.nodes[node as usize].locating;
+        if locating.iter().any(|own| own.blob == blob && own.others.len() == left && left > 0) {
+            self.ask_next(node, blob);
         }
     }
 
@@ -212,14 +241,13 @@ impl World {
 
     fn found(&mut self, node: u32, blob: u16, found: Option<Record>) {
         let locating = &mut self.nodes[node as usize].locating;
-        let Some(at) = locating.iter().position(|(own, _)| *own == blob) else { return };
-        locating[at].1 -= 1;
+        let Some(at) = locating.iter().position(|own| own.blob == blob) else { return };
+        locating[at].asked -= 1;
         if let Some(record) = found.filter(|record| !record.providers.is_empty()) {
             locating.swap_remove(at);
             self.begin_with(node, blob, &record);
-        } else if locating[at].1 == 0 {
-            locating.swap_remove(at);
-            self.begin(node, blob, &[]);
+        } else {
+            self.ask_next(node, blob);
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) enum Event {
     Asked(u32),
     /// Its answer has come back, or will not come.
     Answered(u32),
+    /// An owner that was asked who has a blob may still be silent; so many were left to ask.
+    Silent { node: u32, blob: u16, left: usize },
     /// Node `of` begins to watch a fetch.
     Watched { session: u32, of: u32 },
     /// A first map comes back to a fetch.
@@ -204,6 +206,7 @@ impl World {
             Event::Wake(session) => self.woken(session),
             Event::Asked(question) => self.asked(question),
             Event::Answered(question) => self.answered(question),
+            Event::Silent { node, blob, left } => self.silent(node, blob, left),
             Event::Watched { session, of } => self.watched(session, of),
             Event::Mapped { session, of, map } => self.mapped(session, of, map),
             Event::Unreached { session, of } => self.unreached(session, of),
