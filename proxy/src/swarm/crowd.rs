@@ -62,11 +62,7 @@ const LISTEN: Duration = Duration::from_millis(500);
 /// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
 const LAGS: u64 = 4;
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
-const SLOWER: u64 = 3;
-/// It looks again, with a single piece, when so many were leased since its last one: how fast a registry is depends on how
-/// many take from it, and who was left out in the first rush would never know.
-const LOOKS: u64 = 32;
-
+const SLOWER: u64 = 2;
 /// The members that bring one blob.
 #[derive(Debug)]
 pub(crate) struct Crowd {
@@ -75,8 +71,6 @@ pub(crate) struct Crowd {
     zones: BTreeMap<String, Zone>,
     /// Members with a lease or an import.
     takers: BTreeSet<SocketAddr>,
-    /// Pieces leased so far.
-    leased: u64,
     /// Nobody is gone before.
     soonest: Instant,
     /// Grants nothing before: members of an older crowd are still being learned of.
@@ -115,7 +109,6 @@ impl Crowd {
             members: BTreeMap::new(),
             zones: BTreeMap::new(),
             takers: BTreeSet::new(),
-            leased: 0,
             soonest: now,
             listens_until,
             random: StdRng::seed_from_u64(seed),
@@ -157,10 +150,6 @@ impl Crowd {
                 member.granted_at = now;
             }
             member.leases += u32::from(lease.is_some());
-            if let (Some(lease), Some(zone)) = (&lease, self.zones.get_mut(&member.zone)) {
-                self.leased += lease.len() as u64;
-                zone.looked = self.leased;
-            }
             if let Some(imports) = &imports {
                 member.imports.insert_range(imports.start as usize..imports.end as usize);
                 (member.import, member.imported_at) = (imports.len(), now);
@@ -330,11 +319,7 @@ impl Crowd {
             (0, _) => here.iter().all(|other| other.leases == 0).then_some(1),
             // Not known there yet: no more than what shows it here.
             (_, 0) if abroad.iter().any(|other| other.is_fetching() && other.is_awaited(&member.zone, now)) => Some(1),
-            (own, other) if other / own < SLOWER => Some(largest),
-            _ => {
-                let looked = self.zones.get(&member.zone).map_or(0, |zone| zone.looked);
-                (self.leased - looked >= LOOKS).then_some(1)
-            }
+            (own, other) => (other / own < SLOWER).then_some(largest),
         }
     }
 

@@ -12,8 +12,6 @@ pub(super) struct Zone {
     holders: Vec<u32>,
     /// Members that have all.
     pub(super) whole: usize,
-    /// How many pieces had been leased in all when the last one was to this zone.
-    pub(super) looked: u64,
     /// In no order.
     members: Vec<SocketAddr>,
 }
@@ -21,7 +19,7 @@ pub(super) struct Zone {
 impl Zone {
     /// Nobody, of a blob with so many pieces.
     pub(super) fn new(count: usize) -> Self {
-        Self { holders: vec![0; count], whole: 0, looked: 0, members: Vec::new() }
+        Self { holders: vec![0; count], whole: 0, members: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
