@@ -53,16 +53,21 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A lease of which no piece came for so long is somebody else's, although its lessee reports. It gives up far sooner
 /// where no byte comes; only it can see those.
 const STALLED: Duration = Duration::from_secs(30);
+/// The same for members of other zones, or this many times a piece's usual time if that is longer: there, leases and imports
+/// may share a narrow wire, and everybody would wait for them.
+const STALLED_ABROAD: Duration = Duration::from_secs(2);
+const PIECES_ABROAD: u64 = 4;
+/// What a registry whose rate is not known is taken for there, in bytes per second.
+const UNKNOWN_RATE: u64 = 1 << 20;
 /// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
 const SEEDS: Duration = Duration::from_secs(600);
-/// The same for others' zones: there, leases and imports may share a narrow wire, and everybody would wait for them.
-const STALLED_ABROAD: Duration = Duration::from_secs(2);
 /// How long a new owner listens before it grants.
 const LISTEN: Duration = Duration::from_millis(500);
 /// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
 const LAGS: u64 = 4;
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
 const SLOWER: u64 = 2;
+
 /// The members that bring one blob.
 #[derive(Debug)]
 pub(crate) struct Crowd {
@@ -255,7 +260,7 @@ impl Crowd {
         }
         let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
         for taker in takers.filter(|taker| zone.is_none_or(|zone| taker.zone == zone)) {
-            if taker.is_awaited(asker, now) {
+            if taker.is_awaited(asker, self.layout.piece_size(), now) {
                 claimed.union_with(&taker.fetching);
                 claimed.union_with(&taker.granted);
             }
@@ -263,14 +268,23 @@ impl Crowd {
         claimed
     }
 
+    /// Members that take from the registry now.
+    fn fetchers(&self) -> impl Iterator<Item = (SocketAddr, &Member)> {
+        let takers = self.takers.iter().filter_map(|addr| Some((*addr, self.members.get(addr)?)));
+        takers.filter(|(_, taker)| taker.is_leasing())
+    }
+
     fn lease(&self, from: SocketAddr, reach: Reach, unseen: &FixedBitSet, now: Instant) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
         let mut free = unseen.clone();
         free.difference_with(&self.claimed(&member.zone, None, now));
-        let fetchers = self.takers.len();
+        if free.is_clear() {
+            return None;
+        }
+        let fetchers = self.fetchers().count();
         match reach {
-            Reach::Whole if fetchers == 0 || member.is_fetching() => run(&free, usize::MAX),
-            Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_fetching() => {
+            Reach::Whole if fetchers == 0 || member.is_leasing() => run(&free, usize::MAX),
+            Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_leasing() => {
                 let largest = self.largest(member, now).filter(|_| !self.lags(from, member.rate, now))?;
                 let fair = free.count_ones(..) / (2 * fetchers.max(1));
                 run(&free, fair.max(self.pieces(LEAST)).min(largest))
@@ -283,13 +297,14 @@ impl Crowd {
     /// alone. Measured against all members, not against those who take now: half of them are never slow then. A rate is
     /// that of the last lease; against takers alone, those who had theirs in the first rush would never get another.
     fn lags(&self, from: SocketAddr, rate: u64, now: Instant) -> bool {
-        let others = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
-        let mut going = others.filter(|taker| taker.is_awaited(&taker.zone, now));
-        let mut rates: Vec<u64> = self.members.values().map(|member| member.rate).filter(|rate| *rate > 0).collect();
-        if rate == 0 || rates.is_empty() || going.next().is_none() {
+        let piece = self.layout.piece_size();
+        let goes = |taker: &Member| taker.is_awaited(&taker.zone, piece, now);
+        if rate == 0 || !self.fetchers().any(|(addr, taker)| addr != from && goes(taker)) {
             return false;
         }
-        let middle = (rates.len() - 1) / 2;
+        let mut rates: Vec<u64> = self.members.values().map(|member| member.rate).filter(|rate| *rate > 0).collect();
+        // Its own is one of them.
+        let middle = rates.len().saturating_sub(1) / 2;
         *rates.select_nth_unstable(middle).1 / LAGS > rate
     }
 
@@ -314,11 +329,12 @@ impl Crowd {
         }
         let (here, abroad): (Vec<_>, Vec<_>) = self.members.values().partition(|other| other.zone == member.zone);
         let fastest = |zone: &[&Member]| zone.iter().map(|member| member.rate).max().unwrap_or_default();
+        let tries = |other: &&Member| other.is_leasing() && other.is_awaited("", self.layout.piece_size(), now);
         match (fastest(&here), fastest(&abroad)) {
-            // One piece shows how fast the registry is from here.
-            (0, _) => here.iter().all(|other| other.leases == 0).then_some(1),
+            // One piece shows how fast the registry is from here; if that does not come, another one's.
+            (0, _) => (!here.iter().any(tries)).then_some(1),
             // Not known there yet: no more than what shows it here.
-            (_, 0) if abroad.iter().any(|other| other.is_fetching() && other.is_awaited(&member.zone, now)) => Some(1),
+            (_, 0) if abroad.iter().any(tries) => Some(1),
             (own, other) => (other / own < SLOWER).then_some(largest),
         }
     }
@@ -381,10 +397,17 @@ impl Crowd {
 }
 
 impl Member {
-    /// Whether what it takes may still come, as far as members of the zone `asker` will wait.
-    fn is_awaited(&self, asker: &str, now: Instant) -> bool {
-        let patience = if self.zone == asker { STALLED } else { STALLED_ABROAD };
+    /// Whether a piece of `piece` bytes that it takes may still come, as far as members of the zone `asker` will wait.
+    fn is_awaited(&self, asker: &str, piece: u64, now: Instant) -> bool {
+        let rate = if self.rate == 0 { UNKNOWN_RATE } else { self.rate };
+        let pieces = Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate);
+        let patience = if self.zone == asker { STALLED } else { pieces.clamp(STALLED_ABROAD, STALLED) };
         now.saturating_duration_since(self.progress) <= patience
+    }
+
+    /// Whether it takes anything from the registry.
+    fn is_leasing(&self) -> bool {
+        !self.fetching.is_subset(&self.imports) || !self.granted.is_subset(&self.imports)
     }
 
     fn is_fetching(&self) -> bool {

@@ -323,6 +323,45 @@ fn while_only_one_zone_knows_how_fast_the_registry_is_another_takes_single_piece
 }
 
 #[test]
+fn a_zone_whose_first_lease_brings_nothing_tries_another() {
+    let now = Instant::now();
+    let mut crowd = crowd(64, now);
+    let (mut first, mut second) = (Node::new(0, 64), Node::new(1, 64));
+    (first.zone, second.zone) = ("a", "a");
+    assert_eq!(first.join(&mut crowd, now).lease, Some(0..1));
+    assert_eq!(second.join(&mut crowd, now).lease, None, "that one shows it");
+    assert_eq!(second.join(&mut crowd, now + STALLED_ABROAD + BUSY / 2).lease, Some(1..2), "it does not come on");
+    // It failed, and is given back.
+    first.fetching.clear();
+    second.fetching.clear();
+    let later = now + STALLED_ABROAD * 3;
+    second.reach = Reach::No;
+    second.join(&mut crowd, later);
+    assert!(first.join(&mut crowd, later).lease.is_some(), "at once where its own has failed");
+}
+
+#[test]
+fn what_a_member_abroad_is_slow_to_bring_is_leased_again() {
+    let now = Instant::now();
+    let mut crowd = crowd(8, now);
+    let (mut near, mut far) = (Node::new(0, 8), Node::new(1, 8));
+    (near.zone, far.zone) = ("near", "far");
+    let taken = far.join(&mut crowd, now).lease.unwrap();
+    near.reach = Reach::Ranges { rate: 10_000_000 };
+    let mut others: Vec<u32> = Vec::new();
+    for _ in 0..20 {
+        others.extend(near.join(&mut crowd, now).lease.into_iter().flatten());
+        near.arrived();
+    }
+    assert_eq!(others.len(), 7, "all but {taken:?}");
+    far.reach = Reach::No;
+    for seconds in 1..=3 {
+        far.join(&mut crowd, now + Duration::from_secs(seconds));
+    }
+    assert_eq!(near.join(&mut crowd, now + Duration::from_secs(3)).lease, Some(taken));
+}
+
+#[test]
 fn a_large_crowd_is_nearly_regular_and_is_mended() {
     let mut now = Instant::now();
     let mut crowd = crowd(8, now);

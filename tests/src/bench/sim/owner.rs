@@ -9,7 +9,10 @@ use waylay::{
     swarm::pure::{Announce, FRAME_DEADLINE, Holding, Join, Joined, Reach, Record, STAGGER, Tracker},
 };
 
-use super::world::{Event, World, address, ms, number};
+use super::{
+    node::Node,
+    world::{Event, World, address, ms, number},
+};
 
 /// All of locating ends by then, as in `locate`.
 const LOCATED_NS: u64 = 500_000_000;
@@ -44,6 +47,7 @@ pub(super) struct Question {
 #[derive(Debug)]
 pub(super) struct Locating {
     blob: u16,
+    began: u64,
     /// Not asked yet, the next one last.
     others: Vec<u32>,
     /// Asked, and not heard of yet.
@@ -77,7 +81,7 @@ impl World {
         }
         let others: Vec<u32> =
             owners.into_iter().filter(|owner| *owner != node && self.is_awake(node, *owner)).rev().collect();
-        self.nodes[node as usize].locating.push(Locating { blob, others, asked: 0 });
+        self.nodes[node as usize].locating.push(Locating { blob, began: self.now, others, asked: 0 });
         self.ask_next(node, blob);
     }
 
@@ -93,9 +97,8 @@ impl World {
             return;
         };
         locating[at].asked += 1;
-        let left = locating[at].others.len();
-        let question =
-            self.questions.keep(Question { node, blob, owner, sent: self.now, what: What::Find { found: None } });
+        let (left, sent) = (locating[at].others.len(), locating[at].began);
+        let question = self.questions.keep(Question { node, blob, owner, sent, what: What::Find { found: None } });
         match self.reach(node, owner, false) {
             Ok(wait) => self.later(wait + self.way(node, owner), Event::Asked(question)),
             Err(failed) => self.later(failed.after, Event::Answered(question)),
@@ -105,8 +108,8 @@ impl World {
 
     /// An owner may have been silent for a moment: if no other was asked since, the next one is.
     pub(super) fn silent(&mut self, node: u32, blob: u16, left: usize) {
-        let locating = &self.nodes[node as usize].locating;
-        if locating.iter().any(|own| own.blob == blob && own.others.len() == left && left > 0) {
+        let Node { alive, locating, .. } = &self.nodes[node as usize];
+        if *alive && locating.iter().any(|own| own.blob == blob && own.others.len() == left && left > 0) {
             self.ask_next(node, blob);
         }
     }
