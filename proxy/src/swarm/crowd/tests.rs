@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{lease::FETCHERS, *};
 use crate::{oci::digest::Digest, swarm::frame::Pieces};
 
 const PIECE: u64 = 256 << 10;
