@@ -142,6 +142,8 @@ pub struct Status {
     pub facts: usize,
     /// Bytes of pieces given to peers since the start.
     pub sent: u64,
+    /// Requests for pieces since the start that found too many in line.
+    pub turned_away: u64,
     /// Messages about members and holdings since the start: those that went out, and those that came in.
     pub control: (u64, u64),
     /// Nodes whose pieces are not taken at present.
@@ -280,6 +282,7 @@ impl Swarm {
             connections: net.pool.len(),
             facts: net.exchange.tracker().facts(),
             sent: net.exchange.sent(),
+            turned_away: net.exchange.turned_away(),
             control: (asked.0 + said.0, asked.1 + said.1),
             quarantined,
         }

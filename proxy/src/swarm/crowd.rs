@@ -51,6 +51,9 @@ const STALLED_ABROAD: Duration = Duration::from_secs(2);
 const PIECES_ABROAD: u64 = 4;
 /// What a registry whose rate is not known is taken for there, in bytes per second.
 const UNKNOWN_RATE: u64 = 1 << 20;
+/// What somebody has whole is not taken from the registry again, except by a member that had nothing more for so long: its
+/// holders are gone, or cannot be reached from there.
+const STARVED: Duration = Duration::from_secs(2);
 /// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
 const SEEDS: Duration = Duration::from_secs(600);
 /// How long a new owner listens before it grants.
@@ -88,8 +91,10 @@ struct Member {
     /// Bytes per second from the registry, 0 before it is known.
     rate: u64,
     links: BTreeSet<SocketAddr>,
-    /// When it last had more than before.
+    /// When what it takes last brought more.
     progress: Instant,
+    /// When it last had more than before, from anywhere.
+    grew: Instant,
     due: Instant,
 }
 
@@ -118,8 +123,16 @@ impl Crowd {
         self.members.len() * (3 * self.layout.count().div_ceil(8) as usize + 512)
     }
 
-    /// `from` tells how it stands; what it may do. `None` when it speaks of a blob of another size.
-    pub(crate) fn join(&mut self, from: SocketAddr, join: &Join, epoch: u64, now: Instant) -> Option<Joined> {
+    /// `from` tells how it stands; what it may do. `held_whole` says that somebody has all of it. `None` when it speaks of a
+    /// blob of another size.
+    pub(crate) fn join(
+        &mut self,
+        from: SocketAddr,
+        join: &Join,
+        held_whole: bool,
+        epoch: u64,
+        now: Instant,
+    ) -> Option<Joined> {
         if join.size != self.layout.size() {
             return None;
         }
@@ -131,7 +144,14 @@ impl Crowd {
         self.note(from, join, held, fetching, now);
         let (lease, imports) = match self.listens_until {
             Some(until) if now < until => (None, None),
-            _ => (self.lease(from, join.registry, &unseen, now), self.import(from, &unseen, now)),
+            _ => {
+                // Where there are zones, that somebody has it somewhere is no help here.
+                let zone = self.zones.get(&join.zone).map_or(0, |zone| zone.whole);
+                let whole = zone > 0 || held_whole && join.zone.is_empty();
+                let spared = whole && self.members.get(&from).is_some_and(|member| member.grows(now));
+                let lease = if spared { None } else { self.lease(from, join.registry, &unseen, now) };
+                (lease, self.import(from, &unseen, now))
+            }
         };
         let mut neighbours = imports.as_ref().map_or(Vec::new(), |it| self.abroad(from, it.start as usize));
         let room = MAX_PROVIDERS - neighbours.len();
@@ -211,8 +231,12 @@ impl Crowd {
             rate: 0,
             links: BTreeSet::new(),
             progress: now,
+            grew: now,
             due: now + GRACE,
         });
+        if member.held != held {
+            member.grew = now;
+        }
         // What it got from its neighbours says nothing about its leases.
         if !member.is_fetching() || !member.fetching.is_disjoint(&held) || !member.granted.is_disjoint(&held) {
             member.progress = now;
@@ -324,6 +348,11 @@ impl Member {
         let pieces = Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate);
         let patience = if self.zone == asker { STALLED } else { pieces.clamp(STALLED_ABROAD, STALLED) };
         now.saturating_duration_since(self.progress) <= patience
+    }
+
+    /// Whether it had more a moment ago, or has only begun.
+    fn grows(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.grew) < STARVED
     }
 
     /// Whether it takes anything from the registry.

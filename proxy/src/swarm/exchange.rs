@@ -41,6 +41,9 @@ use crate::{
 
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
 pub const SLOTS: usize = 16;
+/// So many wait in line; others are told to come back, and find that somebody else has the piece by then. Everybody who
+/// comes to a blob is told of the few that have it first.
+pub const LINE: usize = 32;
 /// Connections from members at a time.
 pub const CONNECTIONS: usize = 1024;
 /// Connections from one member at a time: it makes one, and another when that broke.
@@ -72,6 +75,9 @@ pub(crate) struct Exchange {
     pub(crate) leases: Arc<()>,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
+    /// Those that are served and those that wait.
+    pub(super) line: Semaphore,
+    turned_away: AtomicU64,
     upload: Throttle,
     /// Connections of each member.
     places: Places,
@@ -82,7 +88,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>, upload: Throttle) -> Self {
-        let (slots, boot) = (Semaphore::new(SLOTS), members.boot());
+        let (slots, line, boot) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS + LINE), members.boot());
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
         let leases = Arc::default();
         Self {
@@ -96,6 +102,8 @@ impl Exchange {
             leases,
             tracker,
             slots,
+            line,
+            turned_away: AtomicU64::new(0),
             upload,
             places: Places::default(),
             sent: AtomicU64::new(0),
@@ -111,6 +119,11 @@ impl Exchange {
     /// Bytes of pieces given to peers since the start.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Requests for pieces, since the start, that found too many in line.
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     /// Accepts connections until the endpoint is closed. Dropping the future ends them all.
@@ -226,6 +239,11 @@ impl Exchange {
     }
 
     async fn piece(&self, from: SocketAddr, blob: Digest, index: u32, send: &mut SendStream) -> Result<(), FrameError> {
+        let Ok(_place) = self.line.try_acquire() else {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            let _ = send.reset(code::BUSY.into());
+            return Ok(());
+        };
         // Never closed while we live, so this only waits, first come first served.
         let _slot = self.slots.acquire().await.map_err(|_| FrameError::Late)?;
         let store = self.store.clone();

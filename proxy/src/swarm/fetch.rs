@@ -241,9 +241,10 @@ impl Fetch<'_> {
                 self.blame(ask.peer, &error);
                 let failure = match error {
                     GetError::Quarantined | GetError::NotHere => Failure::Piece,
+                    GetError::Busy => Failure::Busy,
                     _ => Failure::Peer,
                 };
-                self.course.failed(ask.index, failure);
+                self.course.failed(ask.index, failure, now);
             }
             Report::Lease { pieces, took, ended } => self.took(&pieces, took, ended, now),
             Report::Joined(joined) => self.joined(joined, now),
@@ -269,7 +270,7 @@ impl Fetch<'_> {
             GetError::Lied => Blame::Lied,
             // It said that it had the piece. It may have been evicted since, so this costs it no more than the piece.
             GetError::NotHere => Blame::Lied,
-            GetError::Quarantined | GetError::Store(_) => return,
+            GetError::Quarantined | GetError::Busy | GetError::Store(_) => return,
         };
         if matches!(blame, Blame::Gone | Blame::Stall) {
             self.pool.missed(peer);

@@ -53,6 +53,8 @@ pub(crate) mod code {
     pub(crate) const IDLE: u32 = 4;
     /// The other side has more connections than one member needs.
     pub(crate) const TOO_MANY: u32 = 5;
+    /// Too many wait in line already.
+    pub(crate) const BUSY: u32 = 6;
     /// The other side is not a member.
     pub(crate) const STRANGER: u32 = 403;
 }

@@ -27,7 +27,7 @@ pub const STAGGER: Duration = Duration::from_millis(20);
 pub struct Located {
     /// Its length in bytes, as its holders say; only the sha256 proves it.
     pub size: u64,
-    /// Some of its holders; none of a blob that nobody has whole.
+    /// Some of its holders; none where nobody has it whole, or others were just told of them.
     pub providers: Vec<Provider>,
     /// Registries and repositories that have themselves served it to some member.
     pub provenance: Vec<Provenance>,
@@ -122,8 +122,9 @@ pub(super) async fn join(exchange: &Exchange, pool: &Pool, join: Join) -> Option
     exchange.tracker().join(me, &join, exchange.boot, Instant::now())
 }
 
-/// Without those that cannot be asked.
+/// Without those that cannot be asked. Where nobody is named, others have been told of those that have it: they are met.
 fn usable(exchange: &Exchange, record: Record) -> Option<Located> {
+    let named = !record.providers.is_empty();
     let providers: Vec<_> = record
         .providers
         .into_iter()
@@ -131,5 +132,5 @@ fn usable(exchange: &Exchange, record: Record) -> Option<Located> {
         .map(|(addr, complete)| Provider { addr, complete })
         .collect();
     let Record { size, provenance, .. } = record;
-    (!providers.is_empty()).then_some(Located { size, providers, provenance })
+    (!named || !providers.is_empty()).then_some(Located { size, providers, provenance })
 }

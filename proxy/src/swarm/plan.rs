@@ -57,6 +57,8 @@ pub enum Failure {
     Peer,
     /// The peer may be fine, this piece from it was not to be had.
     Piece,
+    /// The peer has too many in line. It is asked again a little later, for anything.
+    Busy,
 }
 
 /// The plan for one blob.
@@ -222,7 +224,8 @@ impl Plan {
         }
         let usable = self.peers.iter().filter(|peer| peer.is_usable()).count();
         let per_peer = (TO_FEW / usable.max(1)).clamp(PER_PEER, PER_PEER_OF_FEW) as u32;
-        let ready = self.peers.iter().enumerate().filter(|(_, peer)| peer.is_usable() && peer.open < per_peer);
+        let ready = self.peers.iter().enumerate();
+        let ready = ready.filter(|(_, peer)| peer.is_usable() && peer.open < per_peer && !peer.rests(now));
         let mut ready: Vec<_> =
             ready.map(|(at, peer)| (peer.open, peer.usual.unwrap_or_default(), self.addrs[at], at)).collect();
         // Nearly always the first has something, so they are sorted only when it has not.
@@ -244,19 +247,27 @@ impl Plan {
     pub fn done(&mut self, index: u32, now: Instant) {
         let Some(Open { peer, since, .. }) = self.close(index) else { return };
         self.imports.remove(index as usize);
+        self.peers[peer].refused = 0;
         let (took, usual) = (now.saturating_duration_since(since), &mut self.peers[peer].usual);
         *usual = Some(usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
     /// The piece did not come; it is asked of somebody else.
-    pub fn failed(&mut self, index: u32, failure: Failure) {
+    pub fn failed(&mut self, index: u32, failure: Failure, now: Instant) {
         let Some(Open { peer, .. }) = self.close(index) else { return };
         self.todo.insert(index as usize);
         let peer = &mut self.peers[peer];
-        peer.fail(index as usize, &mut self.holders);
-        if failure == Failure::Peer {
-            peer.leave(&mut self.holders);
+        match failure {
+            Failure::Busy => return peer.rest(now),
+            Failure::Piece => {}
+            Failure::Peer => peer.leave(&mut self.holders),
         }
+        peer.fail(index as usize, &mut self.holders);
+    }
+
+    /// When a peer that was busy may be asked again, if any was.
+    pub fn rested(&self, now: Instant) -> Option<Instant> {
+        self.peers.iter().filter_map(|peer| peer.rests_until).filter(|until| *until > now).min()
     }
 
     /// Somebody outside this plan brings the piece; [`settle`](Self::settle) finds out whether it did.

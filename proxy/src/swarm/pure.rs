@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::owners::{Owners, SHARDS};
 pub use super::{
-    exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, SLOTS, SLOW_READER, get::SLOWEST},
+    exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, LINE, SLOTS, SLOW_READER, get::SLOWEST},
     fetch::{
         Declined,
         course::{Course, Outlook},

@@ -9,7 +9,13 @@ use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 
 use self::fake::{Fake, Trick};
-use super::*;
+use super::{
+    exchange::{
+        LINE, SLOTS,
+        get::{self, GetError, Want},
+    },
+    *,
+};
 use crate::store::{self, Partial, Provenance, StoreError};
 
 const MIB: u64 = 1 << 20;
@@ -65,6 +71,10 @@ impl Node {
             writer.finish(&statement).unwrap();
         }
         partial
+    }
+
+    fn net(&self) -> &Net {
+        self.swarm.inner.net.as_ref().unwrap()
     }
 
     async fn put(&self, bytes: &[u8]) -> Digest {
@@ -353,6 +363,32 @@ async fn a_peer_that_has_not_got_what_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_sends_less_than_the_piece() {
     tricked(Trick::Short, Blame::Lied).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_too_many_in_line_comes_back_and_blames_nobody() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let bytes = content(21, MIB);
+    let digest = a.put(&bytes).await;
+    let found = b.locate(digest).await;
+    let line = a.net().exchange.line.acquire_many((SLOTS + LINE) as u32).await.unwrap();
+    let partial = b.store.begin(&digest, MIB).unwrap();
+    let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience: Duration::from_secs(5) };
+    let pool = &b.net().pool;
+    let refused = get::piece(pool, want, partial.writer(0).unwrap(), |_| false, || {}).await;
+    assert!(matches!(refused, Err(GetError::Busy)), "{refused:?}");
+
+    let (wish, refusals) = (wish(&partial), a.swarm.status().turned_away);
+    let fetch = async { tokio::time::timeout(Duration::from_secs(30), b.swarm.fetch(&found, wish)).await.unwrap() };
+    let opened = async {
+        eventually("it is turned away", || async { (a.swarm.status().turned_away > refusals).then_some(()) }).await;
+        drop(line);
+    };
+    let (fetched, ()) = tokio::join!(fetch, opened);
+    assert_eq!((fetched.missing.as_slice(), fetched.faults.as_slice()), (&[][..], &[][..]));
+    assert_eq!(fetched.bytes, [(a.addr(), MIB)]);
+    partial.stored().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

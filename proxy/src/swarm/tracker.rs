@@ -1,6 +1,9 @@
 //! What an owner knows: who holds which blob. Soft state in memory, bounded, forgotten unless refreshed.
 //! No I/O and no clock of its own; `exchange` brings the questions and announcements of others.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
@@ -29,6 +32,10 @@ const MAX_OF_ONE: usize = MAX_FACTS / 8;
 /// What provenance of all blobs may take in memory, in bytes.
 const MAX_PROVENANCE: usize = 64 << 20;
 
+/// One that has a blob is named to so many askers in [`NAMING`]. Everybody who asks would know the same few otherwise, and
+/// they would send the same pieces over and over. Who is told of nobody meets the others that want it.
+const NAMED: u32 = 16;
+const NAMING: Duration = Duration::from_secs(1);
 /// With fewer neighbours than this, some that have the whole are named too.
 const FEW: usize = 4;
 /// What all crowds together may take in memory, in bytes.
@@ -64,6 +71,22 @@ struct Holder {
     size: u64,
     complete: bool,
     until: Instant,
+    /// How often it was named, and since when that is counted.
+    named: u32,
+    naming: Instant,
+}
+
+impl Holder {
+    fn is_named_often(&self, now: Instant) -> bool {
+        self.named >= NAMED && now.saturating_duration_since(self.naming) < NAMING
+    }
+
+    fn note_named(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.naming) >= NAMING {
+            (self.named, self.naming) = (0, now);
+        }
+        self.named += 1;
+    }
 }
 
 impl Tracker {
@@ -102,8 +125,9 @@ impl Tracker {
                 *self.by_member.entry(from).or_default() += 1;
             }
             let known = self.blobs.entry(holding.blob).or_default();
-            let holder = Holder { size: holding.size, complete: holding.complete, until: now + TTL };
-            known.holders.insert(from, holder);
+            let (size, complete, until) = (holding.size, holding.complete, now + TTL);
+            let (named, naming) = known.holders.get(&from).map_or((0, now), |holder| (holder.named, holder.naming));
+            known.holders.insert(from, Holder { size, complete, until, named, naming });
             for provenance in holding.provenance {
                 if known.provenance.contains(&provenance) {
                     continue;
@@ -121,19 +145,45 @@ impl Tracker {
     }
 
     /// Who has the blob, other than `asker`: complete holders first, chosen at random among equals so that they share the
-    /// load. `None` when nobody has.
+    /// load. None are named when all were just named to enough others. `None` when nobody has it.
     pub fn find(&mut self, blob: &Digest, asker: SocketAddr, now: Instant) -> Option<Record> {
+        let record = self.record(blob, asker, now, |holder| !holder.is_named_often(now))?;
+        let holders = &mut self.blobs.get_mut(blob)?.holders;
+        for (addr, _) in &record.providers {
+            holders.entry(*addr).and_modify(|holder| holder.note_named(now));
+        }
+        Some(record)
+    }
+
+    /// The same of those holders that fit.
+    fn record(
+        &mut self,
+        blob: &Digest,
+        asker: SocketAddr,
+        now: Instant,
+        fits: impl Fn(&Holder) -> bool,
+    ) -> Option<Record> {
         let Self { blobs, random, .. } = self;
         let known = blobs.get(blob)?;
         let alive = || known.holders.iter().filter(|(addr, holder)| holder.until > now && **addr != asker);
         let size = usual_size(alive().map(|(_, holder)| holder.size))?;
         let mut pick = |complete: bool, amount: usize| {
-            let fits = alive().filter(move |(_, holder)| holder.size == size && holder.complete == complete);
-            fits.map(|(addr, _)| (*addr, complete)).sample(random, amount)
+            let right = |holder: &Holder| holder.size == size && holder.complete == complete && fits(holder);
+            let named = alive().filter(|(_, holder)| right(holder));
+            named.map(|(addr, _)| (*addr, complete)).sample(random, amount)
         };
         let mut providers = pick(true, MAX_PROVIDERS);
         providers.extend(pick(false, MAX_PROVIDERS - providers.len()));
         Some(Record { size, providers, provenance: known.provenance.clone() })
+    }
+
+    /// Whether somebody other than `asker` has all of it, by the word of that registry.
+    fn is_held_whole(&self, join: &Join, asker: SocketAddr, now: Instant) -> bool {
+        self.blobs.get(&join.blob).is_some_and(|known| {
+            let has = |holder: &Holder| holder.complete && holder.size == join.size && holder.until > now;
+            known.provenance.iter().any(|one| one.registry == join.served_by)
+                && known.holders.iter().any(|(addr, holder)| *addr != asker && has(holder))
+        })
     }
 
     /// What one of a crowd may do now; `epoch` is our own. `None` when it may not be in it: it speaks of another size than
@@ -150,12 +200,13 @@ impl Tracker {
         }
         let followed = join.owner != 0 && join.owner != epoch;
         let (key, seed) = ((join.blob, join.served_by.clone()), self.random.random());
+        let held_whole = self.is_held_whole(join, from, now);
         let crowd = self.crowds.entry(key).or_insert_with(|| Crowd::new(layout, seed, followed, now));
         let before = crowd.weight();
-        let mut joined = crowd.join(from, join, epoch, now)?;
+        let mut joined = crowd.join(from, join, held_whole, epoch, now)?;
         self.crowded = (self.crowded + crowd.weight()).saturating_sub(before);
         if usize::from(join.neighbours) + joined.neighbours.len() < FEW
-            && let Some(record) = self.find(&join.blob, from, now)
+            && let Some(record) = self.record(&join.blob, from, now, |_| true)
             && record.size == join.size
             && record.provenance.iter().any(|one| one.registry == join.served_by)
         {
@@ -222,155 +273,4 @@ fn usual_size(sizes: impl Iterator<Item = u64>) -> Option<u64> {
         *votes.entry(size).or_default() += 1;
     }
     votes.into_iter().max_by_key(|(size, votes)| (*votes, *size)).map(|(size, _)| size)
-}
-
-#[cfg(test)]
-mod tests {
-    use fixedbitset::FixedBitSet;
-
-    use super::*;
-    use crate::swarm::frame::{Holding, Pieces, Reach};
-
-    fn addr(n: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], n))
-    }
-
-    fn holds(blob: Digest, size: u64, complete: bool) -> Announce {
-        let provenance = vec![Provenance { registry: "docker.io".into(), repository: format!("r{size}") }];
-        Announce { held: vec![Holding { blob, size, complete, provenance }], gone: vec![] }
-    }
-
-    #[test]
-    fn what_was_announced_is_found_by_others_until_it_goes_or_expires() {
-        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-        assert_eq!(tracker.find(&blob, addr(1), now), None);
-        tracker.note(addr(1), holds(blob, 7, true), now);
-        tracker.note(addr(2), holds(blob, 7, false), now + TTL / 2);
-        assert_eq!(tracker.find(&blob, addr(3), now).unwrap().providers, [(addr(1), true), (addr(2), false)]);
-        assert_eq!(tracker.find(&blob, addr(1), now).unwrap().providers, [(addr(2), false)]);
-        assert_eq!(tracker.find(&blob, addr(3), now + TTL).unwrap().providers, [(addr(2), false)]);
-        tracker.note(addr(2), Announce { held: vec![], gone: vec![blob, Digest::of(b"y")] }, now);
-        assert_eq!(tracker.find(&blob, addr(1), now), None);
-        assert_eq!(tracker.facts(), 1);
-        tracker.expire(now + TTL);
-        assert_eq!((tracker.facts(), tracker.blobs.len()), (0, 0));
-    }
-
-    #[test]
-    fn what_one_held_that_went_is_forgotten() {
-        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-        tracker.note(addr(1), holds(blob, 7, true), now);
-        tracker.note(addr(2), holds(blob, 7, true), now);
-        tracker.note(addr(2), holds(Digest::of(b"y"), 7, true), now);
-        tracker.keep_of(&HashSet::from([addr(1)]));
-        assert_eq!(tracker.find(&blob, addr(3), now).unwrap().providers, [(addr(1), true)]);
-        assert_eq!((tracker.facts(), tracker.blobs.len()), (1, 1));
-    }
-
-    #[test]
-    fn answers_and_memory_are_bounded() {
-        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-        for n in 0..1000 {
-            tracker.note(addr(n), holds(blob, 7, n % 2 == 0), now);
-        }
-        assert_eq!(tracker.facts(), MAX_HOLDERS);
-        let record = tracker.find(&blob, addr(0), now).unwrap();
-        assert_eq!(record.providers.len(), MAX_PROVIDERS);
-        assert!(record.providers.iter().all(|(addr_, complete)| *complete && *addr_ != addr(0)));
-        for n in 0..100 {
-            let mut announce = holds(blob, 7, true);
-            announce.held[0].provenance[0].repository = n.to_string();
-            tracker.note(addr(1), announce, now);
-        }
-        assert_eq!(tracker.find(&blob, addr(0), now).unwrap().provenance.len(), MAX_TOLD);
-    }
-
-    #[test]
-    fn no_member_takes_the_room_of_the_others() {
-        let (mut tracker, now) = (Tracker::new(1), Instant::now());
-        let long = "x".repeat(255);
-        let holding = |n: u64| {
-            let provenance =
-                (0..MAX_TOLD).map(|told| Provenance { registry: long.clone(), repository: format!("{told}/{long}") });
-            Holding { blob: Digest::of(&n.to_le_bytes()), size: 7, complete: true, provenance: provenance.collect() }
-        };
-        for n in 0..MAX_OF_ONE as u64 + 1000 {
-            tracker.note(addr(1), Announce { held: vec![holding(n)], gone: vec![] }, now);
-        }
-        assert_eq!((tracker.facts(), tracker.blobs.len()), (MAX_OF_ONE, MAX_OF_ONE), "nothing is kept of the others");
-        let told: usize = tracker.blobs.values().flat_map(|known| &known.provenance).map(weight).sum();
-        assert_eq!(told, tracker.told);
-        assert!(told < MAX_PROVENANCE + 1024, "{told}");
-        let last = Digest::of(&u64::MAX.to_le_bytes());
-        tracker.note(addr(2), Announce { held: vec![holding(u64::MAX)], gone: vec![Digest::of(b"y")] }, now);
-        assert!(tracker.find(&last, addr(3), now).is_some());
-        let all = (0..MAX_OF_ONE as u64).map(|n| Digest::of(&n.to_le_bytes())).collect();
-        tracker.note(addr(1), Announce { held: vec![], gone: all }, now);
-        assert_eq!((tracker.facts(), tracker.told), (1, 0));
-        tracker.note(addr(1), Announce { held: vec![holding(1)], gone: vec![] }, now);
-        assert_eq!(tracker.facts(), 2);
-        tracker.expire(now + TTL);
-        assert!(tracker.facts() == 0 && tracker.told == 0 && tracker.by_member.is_empty());
-    }
-
-    #[test]
-    fn a_crowd_is_of_one_registry() {
-        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-        tracker.note(addr(9), holds(blob, 7, true), now);
-        let none = Pieces::some(7, &FixedBitSet::with_capacity(1));
-        let mut join = |n: u16, served_by: &str| {
-            let join = Join {
-                blob,
-                size: 7,
-                held: none.clone(),
-                fetching: none.clone(),
-                unseen: none.clone(),
-                registry: Reach::No,
-                zone: String::new(),
-                neighbours: 0,
-                served_by: served_by.to_owned(),
-                owner: 0,
-            };
-            tracker.join(addr(n), &join, 1, now).unwrap().neighbours
-        };
-        assert_eq!(join(1, "docker.io"), [addr(9)]);
-        assert_eq!(join(2, "liar.test"), [], "neither who has it nor who brings it");
-        assert_eq!(join(3, "liar.test"), [addr(2)]);
-        assert!(join(4, "docker.io").contains(&addr(1)));
-    }
-
-    #[test]
-    fn crowds_take_no_more_memory_than_they_may_and_are_forgotten() {
-        let (mut tracker, now) = (Tracker::new(1), Instant::now());
-        let size = 1 << 39;
-        let none = Pieces::some(size, &FixedBitSet::with_capacity(Layout::new(size).unwrap().count() as usize));
-        let join = |n: u16| Join {
-            blob: Digest::of(&n.to_le_bytes()),
-            size,
-            held: none.clone(),
-            fetching: none.clone(),
-            unseen: none.clone(),
-            registry: Reach::No,
-            zone: String::new(),
-            neighbours: 0,
-            served_by: "registry.test".into(),
-            owner: 0,
-        };
-        let taken = (0..20_000).filter(|n| tracker.join(addr(*n), &join(*n), 1, now).is_some()).count();
-        let each = 3 * 32_768 / 8 + 512;
-        assert_eq!(taken, MAX_CROWDED.div_ceil(each));
-        assert!(tracker.join(addr(1), &join(20_001), 1, now + Duration::from_secs(60)).is_some());
-        assert_eq!(tracker.crowds.len(), 1);
-    }
-
-    #[test]
-    fn one_that_lies_about_the_size_is_outvoted() {
-        let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-        tracker.note(addr(1), holds(blob, 1 << 40, true), now);
-        tracker.note(addr(2), holds(blob, 7, true), now);
-        tracker.note(addr(3), holds(blob, 7, true), now);
-        let record = tracker.find(&blob, addr(9), now).unwrap();
-        assert_eq!(record.size, 7);
-        assert!(!record.providers.contains(&(addr(1), true)));
-    }
 }

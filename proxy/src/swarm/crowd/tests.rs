@@ -47,7 +47,7 @@ impl Node {
             served_by: String::new(),
             owner: self.owner,
         };
-        let joined = crowd.join(self.addr, &join, 7, now).unwrap();
+        let joined = crowd.join(self.addr, &join, false, 7, now).unwrap();
         self.fetching.extend(joined.lease.iter().chain(&joined.imports).cloned().flatten().map(|index| index as usize));
         self.neighbours += joined.neighbours.len();
         self.owner = joined.owner;
@@ -403,7 +403,7 @@ proptest! {
                 registry, zone: ["", "z"][usize::from(n % 2)].to_owned(), neighbours: n, owner: 0,
                 served_by: String::new(),
             };
-            let joined = crowd.join(addr(n), &join, 7, now).unwrap();
+            let joined = crowd.join(addr(n), &join, false, 7, now).unwrap();
             for index in joined.lease.iter().chain(&joined.imports).cloned().flatten() {
                 prop_assert!(index < 60 && unseen >> index & 1 == 1 && held >> index & 1 == 0);
             }

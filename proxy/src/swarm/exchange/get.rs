@@ -47,6 +47,9 @@ pub(crate) enum GetError {
     /// The statement is about something else or not signed, or the answer makes no sense.
     #[error("the peer lied")]
     Lied,
+    /// The peer has too many others in line.
+    #[error("the peer is busy")]
+    Busy,
     /// The peer does not have the piece.
     #[error("the peer has not got it")]
     NotHere,
@@ -61,7 +64,8 @@ pub(crate) enum GetError {
 impl From<AskError> for GetError {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Unreachable | AskError::Busy | AskError::Connection(_) => Self::Gone,
+            AskError::Busy => Self::Busy,
+            AskError::Unreachable | AskError::Connection(_) => Self::Gone,
             AskError::Frame(error) => error.into(),
         }
     }
@@ -84,6 +88,7 @@ impl From<ReadError> for GetError {
         match error {
             ReadError::Reset(reset) if reset == code::CORRUPT.into() => Self::Corrupt,
             ReadError::Reset(reset) if reset == code::TOO_SLOW.into() => Self::Stall,
+            ReadError::Reset(reset) if reset == code::BUSY.into() => Self::Busy,
             _ => Self::Gone,
         }
     }

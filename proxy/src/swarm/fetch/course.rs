@@ -275,8 +275,8 @@ impl Course {
     }
 
     /// A piece did not come from a neighbour.
-    pub fn failed(&mut self, index: u32, failure: Failure) {
-        self.plan.failed(index, failure);
+    pub fn failed(&mut self, index: u32, failure: Failure, now: Instant) {
+        self.plan.failed(index, failure, now);
     }
 
     /// A lease has ended; whether it was under way.
@@ -320,7 +320,7 @@ impl Course {
     /// When to look again if nothing happens.
     pub fn wake(&self, now: Instant) -> Instant {
         let due = if self.owner.asking { now + RETRY } else { self.owner.due };
-        due.max(now + MIN_PAUSE)
+        self.plan.rested(now).map_or(due, |rested| due.min(rested)).max(now + MIN_PAUSE)
     }
 
     fn leased(&mut self, pieces: Range<u32>, now: Instant) -> Option<Range<u32>> {

@@ -1,11 +1,13 @@
 //! What a plan knows of one peer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fixedbitset::FixedBitSet;
 
 /// A peer that failed so often is not asked again.
 const STRIKES: u32 = 3;
+/// One that was busy is left alone for so long, doubled each time in a row up to the second.
+const REST: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 /// Pieces in one word of a set.
 const WORD: usize = usize::BITS as usize;
 
@@ -19,6 +21,9 @@ pub(super) struct Peer {
     pub(super) near: bool,
     pub(super) open: u32,
     strikes: u32,
+    /// How often in a row it was busy, and until when it is left alone for that.
+    pub(super) refused: u32,
+    pub(super) rests_until: Option<Instant>,
     /// Usual time of a piece; `None` before the first.
     pub(super) usual: Option<Duration>,
 }
@@ -27,7 +32,8 @@ impl Peer {
     /// One that has nothing yet, of a blob with so many pieces.
     pub(super) fn new(pieces: usize, near: bool) -> Self {
         let has = FixedBitSet::with_capacity(pieces);
-        Self { has, count: 0, failed: FixedBitSet::new(), near, open: 0, strikes: 0, usual: None }
+        let failed = FixedBitSet::new();
+        Self { has, count: 0, failed, near, open: 0, strikes: 0, refused: 0, rests_until: None, usual: None }
     }
 
     /// It has these now; what that changes is counted in `holders`.
@@ -64,6 +70,21 @@ impl Peer {
         if !self.is_asked() {
             self.leave(holders);
         }
+    }
+
+    /// It was busy.
+    pub(super) fn rest(&mut self, now: Instant) {
+        // What else it refuses meanwhile was asked at the same time.
+        if self.rests(now) {
+            return;
+        }
+        self.rests_until = Some(now + (REST.0 * 2u32.pow(self.refused.min(5))).min(REST.1));
+        self.refused += 1;
+    }
+
+    /// Whether it was busy a moment ago.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
     }
 
     /// It is not asked again.

@@ -50,6 +50,31 @@ fn every_second_request_is_for_the_rarest() {
 }
 
 #[test]
+fn a_busy_peer_is_left_alone_for_a_moment_and_not_blamed() {
+    let mut now = Instant::now();
+    let mut plan = Plan::new(&set(8, []), 0..8, 1);
+    plan.set_peer(peer(0), &set(8, 0..8), true);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let asks = asked(&mut plan, now);
+        assert_eq!(asks.len(), PER_PEER_OF_FEW, "as many as ever");
+        asks.iter().for_each(|ask| plan.failed(ask.index, Failure::Busy, now));
+        assert!(asked(&mut plan, now).is_empty() && !plan.is_over());
+        let rested = plan.rested(now).unwrap();
+        pauses.push((rested - now).as_millis());
+        now = rested;
+    }
+    assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 640, 640], "all that it refuses at once counts once");
+    assert_eq!(plan.rested(now), None);
+    let asks = asked(&mut plan, now);
+    plan.done(asks[0].index, now);
+    plan.failed(asks[1].index, Failure::Busy, now);
+    assert_eq!(plan.rested(now), Some(now + Duration::from_millis(20)), "it gave something meanwhile");
+    plan.set_peer(peer(1), &set(8, 0..8), true);
+    assert!(asked(&mut plan, now).iter().any(|ask| (ask.peer, ask.index) == (peer(1), asks[1].index)));
+}
+
+#[test]
 fn another_zone_is_asked_only_for_imports_and_its_pieces_are_unseen() {
     let now = Instant::now();
     let mut plan = Plan::new(&set(10, []), 0..10, 1);
@@ -157,8 +182,8 @@ proptest! {
             let ask = open.remove(steps % open.len());
             match fates.next().unwrap() {
                 Fate::Comes => { plan.done(ask.index, now); got.insert(ask.index as usize); }
-                Fate::LosesPiece => plan.failed(ask.index, Failure::Piece),
-                Fate::LosesPeer => { plan.failed(ask.index, Failure::Peer); dropped.insert(ask.peer); }
+                Fate::LosesPiece => plan.failed(ask.index, Failure::Piece, now),
+                Fate::LosesPeer => { plan.failed(ask.index, Failure::Peer, now); dropped.insert(ask.peer); }
                 Fate::Elsewhere => { plan.elsewhere(ask.index); got.insert(ask.index as usize); }
             }
         }
@@ -182,7 +207,7 @@ proptest! {
             if ask.peer == peer(bad) {
                 plan.done(ask.index, now);
             } else {
-                plan.failed(ask.index, if order % 2 == 0 { Failure::Peer } else { Failure::Piece });
+                plan.failed(ask.index, if order % 2 == 0 { Failure::Peer } else { Failure::Piece }, now);
             }
         }
         prop_assert!(plan.missing().is_empty());

@@ -64,6 +64,7 @@ pub(super) fn report(name: &str, seed: u64, world: &World, took: Duration) -> Re
         .with("asked_next_owner", tally.next_owner)
         .with("own_owner", tally.alone)
         .with("stalled_requests", tally.stalls)
+        .with("turned_away", tally.turned_away)
         .with("given_up_leases", tally.given_up)
         .with("unleased_requests", tally.unleased)
         .with("hopeless", tally.hopeless)

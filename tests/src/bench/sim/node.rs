@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use rand::RngExt as _;
-use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, SLOTS, SLOW_READER};
+use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, LINE, SLOTS, SLOW_READER};
 
 use super::{
     net::Link,
@@ -198,6 +198,11 @@ impl World {
             request.stage = Stage::Lost(self.now);
             self.drop_abandoned(number);
             return;
+        }
+        if self.nodes[server as usize].line.len() >= LINE {
+            let client = request.client;
+            self.tally.turned_away += 1;
+            return self.later(self.way(server, client), Event::Refused(number));
         }
         request.stage = Stage::Waiting;
         self.nodes[server as usize].line.push_back(number);

@@ -246,7 +246,7 @@ impl World {
         let locating = &mut self.nodes[node as usize].locating;
         let Some(at) = locating.iter().position(|own| own.blob == blob) else { return };
         locating[at].asked -= 1;
-        if let Some(record) = found.filter(|record| !record.providers.is_empty()) {
+        if let Some(record) = found {
             locating.swap_remove(at);
             self.begin_with(node, blob, &record);
         } else {

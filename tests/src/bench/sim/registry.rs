@@ -19,6 +19,8 @@ pub(super) struct Taking {
     at: u32,
     flow: Option<u32>,
     began: Instant,
+    /// When the last piece that came is held: none overtakes another.
+    held_at: u64,
     /// Bytes of the pieces that came.
     received: u64,
 }
@@ -29,7 +31,15 @@ impl World {
         let node = session_number / self.blobs.len() as u32;
         let at = pieces.start;
         let began = self.instant();
-        let taking = self.takings.keep(Taking { session: session_number, pieces, at, flow: None, began, received: 0 });
+        let taking = self.takings.keep(Taking {
+            session: session_number,
+            pieces,
+            at,
+            flow: None,
+            began,
+            held_at: 0,
+            received: 0,
+        });
         session.takings.push(taking);
         self.nodes[node as usize].leases += 1;
         self.tally.requests += 1;
@@ -69,7 +79,9 @@ impl World {
         taking.flow = None;
         let more = taking.at < taking.pieces.end;
         let hold = ms(self.preset.delays.hold_ms * bytes as f64 / f64::from(1 << 20));
-        self.later(hold, Event::Landed { taking: number, index });
+        taking.held_at = taking.held_at.max(self.now + hold);
+        let held_at = taking.held_at;
+        self.queue.push(held_at, Event::Landed { taking: number, index });
         if more {
             self.taken(number);
         }

@@ -225,27 +225,39 @@ impl World {
 
     /// A request has brought its piece.
     pub(super) fn came(&mut self, at: u32) {
-        let Some(request) = self.requests.take(at) else { return };
-        if request.abandoned || !self.nodes[request.client as usize].alive {
-            return;
-        }
-        let number = request.session;
-        let blob = number % self.blobs.len() as u32;
-        self.tally.came(self.blobs[blob as usize].layout.len(request.index), false, self.now);
-        let now = self.instant();
-        let Some(session) = self.sessions[number as usize].as_mut() else { return };
-        if let Some(own) = session.asks.iter().position(|ask| *ask == at) {
-            session.asks.swap_remove(own);
-        }
-        if let Some(course) = session.course.as_mut() {
+        let Some(request) = self.ended(at) else { return };
+        let (number, now) = (request.session, self.instant());
+        let layout = self.blobs[number as usize % self.blobs.len()].layout;
+        self.tally.came(layout.len(request.index), false, self.now);
+        if let Some(course) = self.sessions[number as usize].as_mut().and_then(|session| session.course.as_mut()) {
             course.came(request.index, now);
         }
         self.arrived(number, request.index);
         self.pump(number);
     }
 
+    /// A request was turned away: its peer has too many in line, or too many connections.
+    pub(super) fn refused(&mut self, at: u32) {
+        let Some(request) = self.ended(at) else { return };
+        let (number, now) = (request.session, self.instant());
+        let Some(session) = self.sessions[number as usize].as_mut() else { return };
+        session.writing.remove(request.index as usize);
+        session.course.iter_mut().for_each(|course| course.failed(request.index, Failure::Busy, now));
+        self.pump(number);
+    }
+
+    /// A request is no longer open; `None` when nobody waits for it any more.
+    fn ended(&mut self, at: u32) -> Option<Request> {
+        let request = self.requests.take(at)?;
+        if request.abandoned || !self.nodes[request.client as usize].alive {
+            return None;
+        }
+        self.sessions[request.session as usize].as_mut()?.asks.retain(|ask| *ask != at);
+        Some(request)
+    }
+
     pub(super) fn woken(&mut self, number: u32) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.instant());
         let Some(session) = self.sessions[number as usize].as_mut().filter(|session| session.wakes == now) else {
             return;
         };
@@ -269,7 +281,7 @@ impl World {
                 session.asks.retain(|ask| *ask != at);
                 session.writing.remove(index as usize);
                 if let Some(course) = session.course.as_mut() {
-                    course.failed(index, Failure::Peer);
+                    course.failed(index, Failure::Peer, clock);
                 }
             }
             self.abandon(at);
@@ -353,6 +365,7 @@ impl World {
                 let travels = wait + self.way(client, server) + ms(self.preset.delays.serve_ms);
                 self.later(travels, Event::Requested(at));
             }
+            Err(failed) if failed.busy => self.later(failed.after, Event::Refused(at)),
             // Noticed by its patience: a little later than the product would.
             Err(_) => {
                 if let Some(request) = self.requests.get_mut(at) {

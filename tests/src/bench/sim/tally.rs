@@ -26,6 +26,8 @@ pub(super) struct Tally {
     /// Times that the owner after the first was asked, and that a node was its own owner.
     pub(super) next_owner: u64,
     pub(super) alone: u64,
+    /// Requests that found too many in line.
+    pub(super) turned_away: u64,
     /// Requests that were called stalled, leases given up, pieces taken without a lease, fetches that ended without all.
     pub(super) stalls: u64,
     pub(super) given_up: u64,

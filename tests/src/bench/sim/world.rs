@@ -52,6 +52,8 @@ pub(super) enum Event {
     Told { session: u32, near: bool },
     /// A request for a piece has come to the one that has it.
     Requested(u32),
+    /// The one that was asked for a piece has too many others to serve.
+    Refused(u32),
     /// A flow may have ended at this link.
     Look(Link),
     /// A piece is held by the one that asked for it.
@@ -213,6 +215,7 @@ impl World {
             Event::Tell(session) => self.tell(session),
             Event::Told { session, near } => self.told(session, near),
             Event::Requested(request) => self.requested(request),
+            Event::Refused(request) => self.refused(request),
             Event::Look(link) => {
                 let mut ended = std::mem::take(&mut self.ended);
                 self.net.look(link, self.now, &mut ended);
