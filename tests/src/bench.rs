@@ -11,6 +11,7 @@ mod hit;
 mod measure;
 mod memory;
 mod nginx;
+mod parts;
 mod overhead;
 mod report;
 pub mod sim;

@@ -78,7 +78,8 @@ pub(super) async fn bind(addr: SocketAddr, key: SecretKey, members: &Members) ->
     builder.bind().await.map_err(failed)
 }
 
-fn transport() -> QuicTransportConfig {
+/// How connections between members are set up.
+pub fn transport() -> QuicTransportConfig {
     // Fewer acknowledgements (`ack_frequency_config`) would be 12 to 35 % more throughput, but noq 1.4.0 writes the
     // frame that asks for them without looking whether it fits. In the second of two tail-loss probes, whose size is
     // the first one's, it may not: that is a panic while a lock is held, and the panic of its release ends the process.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::owners::{Owners, SHARDS};
 pub use super::{
+    endpoint::transport,
     exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, LINE, SLOTS, SLOW_READER, get::SLOWEST},
     fetch::{
         Declined,

@@ -7,10 +7,11 @@
 mod connects;
 mod https;
 mod pull;
+mod stream;
 
 use std::env;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::https::{Https, Trust};
+pub(super) use self::stream::Took;
 use crate::fleet::Node;
 
 /// Requests before those that are timed: connections are made and caches filled.
@@ -37,6 +39,12 @@ pub(super) enum Task {
     Ask { at: String, path: String, times: usize, anew: bool },
     /// Calls connect() in so many batches towards a place where nobody answers.
     Connect { to: SocketAddr, batches: u32 },
+    /// Gives pieces of a file to a bare peer that takes them.
+    Give { at: SocketAddr, file: PathBuf },
+    /// Takes them.
+    Take { from: SocketAddr, bytes: u64, into: PathBuf },
+    /// Hashes so many bytes with sha256.
+    Hash { bytes: u64 },
 }
 
 /// What is done with a body.
@@ -110,6 +118,9 @@ pub fn main(order: &str) -> Result<()> {
         Task::Pull { at, repository, tag } => serde_json::to_string(&pull::pull(&at, &repository, &tag)?)?,
         Task::Ask { at, path, times, anew } => serde_json::to_string(&ask(&at, &path, times, anew)?)?,
         Task::Connect { to, batches } => serde_json::to_string(&connects::fastest(to, batches)?)?,
+        Task::Give { at, file } => serde_json::to_string(&stream::give(at, &file)?)?,
+        Task::Take { from, bytes, into } => serde_json::to_string(&stream::take(from, bytes, &into)?)?,
+        Task::Hash { bytes } => serde_json::to_string(&stream::hash(bytes)?)?,
     };
     println!("{said}");
     Ok(())

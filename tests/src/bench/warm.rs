@@ -1,5 +1,5 @@
 //! `warm`: a blob from one peer, against the same client straight from the registry, on wires of 1 Gbit/s and on wires
-//! whose only limit is the machine.
+//! whose only limit is the machine. What its parts take on this machine by themselves is measured in the same rounds.
 //!
 //! The client does what every runtime does: it deciphers, and hashes what it gets.
 
@@ -9,6 +9,8 @@ use serde_json::json;
 use super::blob::Blob;
 use super::client::{self, As, Body, Fetched, Task};
 use super::measure::{Idle, cpu, median, touch};
+use super::nginx::Nginx;
+use super::parts::Parts;
 use super::report::{Report, Target};
 use crate::fleet::{Daemon, Fleet, Node};
 
@@ -20,6 +22,8 @@ const ROUNDS: usize = 3;
 struct Wires {
     ratio: f64,
     cpu_seconds_per_gib: f64,
+    parts: f64,
+    each: serde_json::Value,
     waylay: f64,
     registry: f64,
     idle: f64,
@@ -29,15 +33,18 @@ pub(super) async fn run() -> Result<Report> {
     eprintln!("starting a registry and waylay on two nodes");
     let fleet = Fleet::of(2).start().await?;
     let daemons = Daemon::on_all(fleet.nodes()).await?;
-    let unshaped = measure(&fleet, &daemons, "unshaped").await?;
+    let (second, taker) = fleet.nodes().get(1).zip(daemons.get(1)).context("two nodes were asked for")?;
+    let nginx = Nginx::start(&fleet, second, &taker.blob_dir()).await?;
+    let unshaped = measure(&fleet, &daemons, &nginx, "unshaped").await?;
     for node in fleet.nodes().iter().chain([fleet.registry().node()]) {
         node.link().shape("1gbit")?;
     }
-    let shaped = measure(&fleet, &daemons, "1 Gbit/s").await?;
+    let shaped = measure(&fleet, &daemons, &nginx, "1 Gbit/s").await?;
     let raw = |wires: &Wires| {
         json!({
             "waylay_bytes_per_second": wires.waylay, "registry_bytes_per_second": wires.registry,
             "cpu_s_per_gib": wires.cpu_seconds_per_gib, "idle_cpu_share": wires.idle,
+            "parts_cpu_s_per_gib": wires.parts, "last_parts": wires.each,
         })
     };
     Ok(Report::default()
@@ -47,18 +54,22 @@ pub(super) async fn run() -> Result<Report> {
         .with("unshaped", raw(&unshaped))
         .with("at_1gbit", raw(&shaped))
         .remark(format!(
+            "the parts by themselves took {:.1} CPU-seconds a GiB unshaped and {:.1} at 1 Gbit/s",
+            unshaped.parts, shaped.parts
+        ))
+        .remark(format!(
             "{:.0} % idle while unshaped, {:.0} % at 1 Gbit/s",
             unshaped.idle * 100.0,
             shaped.idle * 100.0
         )))
 }
 
-async fn measure(fleet: &Fleet, daemons: &[Daemon], wires: &str) -> Result<Wires> {
+async fn measure(fleet: &Fleet, daemons: &[Daemon], nginx: &Nginx, wires: &str) -> Result<Wires> {
     let [first, second] = fleet.nodes() else { anyhow::bail!("two nodes were asked for") };
     let (giver, taker) = daemons.first().zip(daemons.get(1)).context("two daemons were asked for")?;
     let at = fleet.registry().name();
     let (giver_trust, taker_trust) = (giver.trust_dir(), taker.trust_dir());
-    let (mut rounds, mut idles) = (Vec::new(), Vec::new());
+    let (mut rounds, mut idles, mut parts) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let blob = Blob::create(fleet, BLOB_MIB)?;
         fetch(first, As::Runtime(&giver_trust), &at, &blob, Body::Discard).await?;
@@ -72,16 +83,21 @@ async fn measure(fleet: &Fleet, daemons: &[Daemon], wires: &str) -> Result<Wires
         let seconds = both(giver, taker)? - before;
         let from = taker.counters().await?.by_source().since(counted);
         ensure!(from.registry == 0, "node2 took {} bytes from the registry", from.registry);
+        let alone = Parts::measure(fleet, daemons, nginx, &blob).await?;
         eprintln!(
-            "{wires}, round {round}: waylay {:.0} MB/s with {seconds:.1} CPU-seconds, the registry {:.0} MB/s",
+            "{wires}, round {round}: waylay {:.0} MB/s with {seconds:.1} CPU-seconds, its parts alone {:.1}; the registry {:.0} MB/s",
             through.bytes_per_second() / 1e6,
+            alone.cpu_seconds_per_gib() * BLOB_MIB as f64 / 1024.0,
             direct.bytes_per_second() / 1e6,
         );
+        parts.push(alone);
         rounds.push((through.bytes_per_second(), direct.bytes_per_second(), seconds * 1024.0 / BLOB_MIB as f64));
     }
     Ok(Wires {
         ratio: median(rounds.iter().map(|(through, direct, _)| through / direct)),
         cpu_seconds_per_gib: median(rounds.iter().map(|round| round.2)),
+        parts: median(parts.iter().map(Parts::cpu_seconds_per_gib)),
+        each: parts.last().map(Parts::raw).unwrap_or_default(),
         waylay: median(rounds.iter().map(|round| round.0)),
         registry: median(rounds.iter().map(|round| round.1)),
         idle: median(idles),
