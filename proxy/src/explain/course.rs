@@ -67,8 +67,11 @@ impl Columns {
         if bytes == 0 {
             return;
         }
-        let column = |ms: u64| ((ms.min(self.ms) * COLUMNS as u64 / (self.ms + 1)) as usize).min(COLUMNS - 1);
-        let (start, end) = (column(first), column(last));
+        // In parts of a millisecond, so that each column's borders are whole numbers.
+        let (columns, width) = (COLUMNS as u64, self.ms + 1);
+        let (start, end) = (first.min(self.ms) * columns, (last.min(self.ms) + 1) * columns);
+        let came =
+            |at: u64| (u128::from(bytes) * u128::from(at.clamp(start, end) - start) / u128::from(end - start)) as u64;
         let source = self.sources.entry(from.to_owned()).or_insert_with(|| Source {
             from: from.to_owned(),
             bytes: 0,
@@ -79,11 +82,9 @@ impl Columns {
         source.bytes += bytes;
         source.first_ms = source.first_ms.min(first);
         source.last_ms = source.last_ms.max(last);
-        let share = bytes / (end - start + 1) as u64;
-        for column in &mut source.curve[start..=end] {
-            *column += share;
+        for at in start / width..=(end - 1) / width {
+            source.curve[at as usize] += came((at + 1) * width) - came(at * width);
         }
-        source.curve[end] += bytes - share * (end - start + 1) as u64;
     }
 }
 

@@ -79,6 +79,19 @@ fn the_last_pull_is_explained_to_the_last_byte() {
 }
 
 #[test]
+fn what_comes_evenly_is_drawn_evenly() {
+    let mut events = pull(0);
+    let Event::Flight(flight) = &mut events[0] else { panic!("a flight comes first") };
+    // Until the end of the pull, in steps that are not as long as columns.
+    (flight.at_ms, flight.ms, flight.step_ms) = (30, 6_000, 100);
+    flight.parts = vec![part("10.0.0.2:4500", 0, 5_999, &[MIB; 60])];
+    let explained = explain(&events, &image("r.test:5000/team/app:v1")).unwrap();
+    let curve = &explained.sources.iter().find(|source| source.from == "10.0.0.2:4500").unwrap().curve;
+    let whole = &curve[1..curve.len() - 1];
+    assert!(whole.iter().max().unwrap() - whole.iter().min().unwrap() < MIB / 64, "{curve:?}");
+}
+
+#[test]
 fn what_cost_most_is_said_first() {
     let explained = explain(&pull(0), &image("r.test:5000/team/app:v1")).unwrap();
     let found = |text: &str| explained.findings.iter().position(|finding| finding.contains(text));

@@ -61,6 +61,11 @@ impl Parts {
         self.give + self.take + self.sha256 + self.tls
     }
 
+    /// How fast the one connection brought the bytes.
+    pub(super) fn bytes_per_second(&self) -> f64 {
+        self.bytes_per_second
+    }
+
     pub(super) fn raw(&self) -> serde_json::Value {
         json!({
             "give": self.give, "take": self.take, "sha256": self.sha256, "tls": self.tls,
