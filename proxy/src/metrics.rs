@@ -92,7 +92,7 @@ pub struct Metrics {
     /// Other members that are there.
     pub peers: Gauge,
     /// Members' requests for pieces that found too many in line.
-    pub peers_turned_away: Counter,
+    pub piece_requests_turned_away: Counter,
     /// Messages between members about who is there and what they hold.
     pub swarm_control: Family<DirectionLabel, Counter>,
     /// Those of them that answered when last asked.
@@ -129,7 +129,7 @@ impl Default for Metrics {
             store_bytes: Gauge::default(),
             store_lent_bytes: Gauge::default(),
             peers: Gauge::default(),
-            peers_turned_away: Counter::default(),
+            piece_requests_turned_away: Counter::default(),
             swarm_control: Family::default(),
             peers_reachable: Gauge::default(),
         };
@@ -150,7 +150,7 @@ impl Default for Metrics {
         list.register("store_lent_bytes", lent, metrics.store_lent_bytes.clone());
         list.register("peers", "Other members that are there", metrics.peers.clone());
         let turned_away = "Members' requests for pieces that found too many in line and were told to come back";
-        list.register("peers_turned_away", turned_away, metrics.peers_turned_away.clone());
+        list.register("piece_requests_turned_away", turned_away, metrics.piece_requests_turned_away.clone());
         list.register(
             "swarm_control_messages",
             "Messages between members about who is there and what they hold, by direction",

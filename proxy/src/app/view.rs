@@ -130,7 +130,7 @@ impl View for Desk {
         let reachable = swarm.members.iter().filter(|member| member.reachable == Some(true)).count();
         metrics.peers.set(i64::try_from(present).unwrap_or(i64::MAX));
         metrics.peers_reachable.set(i64::try_from(reachable).unwrap_or(i64::MAX));
-        metrics.peers_turned_away.inner().store(swarm.turned_away, Relaxed);
+        metrics.piece_requests_turned_away.inner().store(swarm.turned_away, Relaxed);
         for (direction, count) in [("sent", swarm.control.0), ("received", swarm.control.1)] {
             metrics.swarm_control.get_or_create(&DirectionLabel { direction }).inner().store(count, Relaxed);
         }

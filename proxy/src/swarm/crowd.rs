@@ -51,8 +51,8 @@ const STALLED_ABROAD: Duration = Duration::from_secs(2);
 const PIECES_ABROAD: u64 = 4;
 /// What a registry whose rate is not known is taken for there, in bytes per second.
 const UNKNOWN_RATE: u64 = 1 << 20;
-/// What somebody has whole is not taken from the registry again, except by a member that had nothing more for so long: its
-/// holders are gone, or cannot be reached from there.
+/// What somebody has whole is not taken from the registry by those who were not told of it, until one of them had nothing more
+/// for so long.
 const STARVED: Duration = Duration::from_secs(2);
 /// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
 const SEEDS: Duration = Duration::from_secs(600);
@@ -69,6 +69,8 @@ pub(crate) struct Crowd {
     takers: BTreeSet<SocketAddr>,
     /// Nobody is gone before.
     soonest: Instant,
+    /// A member got nothing for too long of what somebody should have whole: its holders are gone, or cannot be reached.
+    starved: bool,
     /// Grants nothing before: members of an older crowd are still being learned of.
     listens_until: Option<Instant>,
     random: StdRng,
@@ -108,6 +110,7 @@ impl Crowd {
             zones: BTreeMap::new(),
             takers: BTreeSet::new(),
             soonest: now,
+            starved: false,
             listens_until,
             random: StdRng::seed_from_u64(seed),
         }
@@ -123,13 +126,13 @@ impl Crowd {
         self.members.len() * (3 * self.layout.count().div_ceil(8) as usize + 512)
     }
 
-    /// `from` tells how it stands; what it may do. `held_whole` says that somebody has all of it. `None` when it speaks of a
-    /// blob of another size.
+    /// `from` tells how it stands; what it may do. `overrun` says that somebody has all of it, and that more asked for it than
+    /// were told of whom. `None` when it speaks of a blob of another size.
     pub(crate) fn join(
         &mut self,
         from: SocketAddr,
         join: &Join,
-        held_whole: bool,
+        overrun: bool,
         epoch: u64,
         now: Instant,
     ) -> Option<Joined> {
@@ -145,10 +148,7 @@ impl Crowd {
         let (lease, imports) = match self.listens_until {
             Some(until) if now < until => (None, None),
             _ => {
-                // Where there are zones, that somebody has it somewhere is no help here.
-                let zone = self.zones.get(&join.zone).map_or(0, |zone| zone.whole);
-                let whole = zone > 0 || held_whole && join.zone.is_empty();
-                let spared = whole && self.members.get(&from).is_some_and(|member| member.grows(now));
+                let spared = overrun && self.spares(from, &join.zone, now);
                 let lease = if spared { None } else { self.lease(from, join.registry, &unseen, now) };
                 (lease, self.import(from, &unseen, now))
             }
@@ -172,6 +172,18 @@ impl Crowd {
         }
         self.note_taker(from);
         Some(Joined { lease, imports, neighbours, again: again.as_millis() as u32, owner: epoch })
+    }
+
+    /// Whether `from` leaves the registry alone, because it will have all from others: those who were told of a holder.
+    fn spares(&mut self, from: SocketAddr, zone: &str, now: Instant) -> bool {
+        // Where there are zones, that somebody has it in another one is no help.
+        if !zone.is_empty() && self.zones.get(zone).is_none_or(|zone| zone.whole == 0) {
+            return false;
+        }
+        let grows = self.members.get(&from).is_some_and(|member| now.saturating_duration_since(member.grew) < STARVED);
+        // For good: what a lease brings then is no sign of a holder.
+        self.starved |= !grows;
+        !self.starved
     }
 
     fn forget(&mut self, now: Instant) {
@@ -348,11 +360,6 @@ impl Member {
         let pieces = Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate);
         let patience = if self.zone == asker { STALLED } else { pieces.clamp(STALLED_ABROAD, STALLED) };
         now.saturating_duration_since(self.progress) <= patience
-    }
-
-    /// Whether it had more a moment ago, or has only begun.
-    fn grows(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.grew) < STARVED
     }
 
     /// Whether it takes anything from the registry.

@@ -41,9 +41,10 @@ use crate::{
 
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
 pub const SLOTS: usize = 16;
-/// So many wait in line; others are told to come back, and find that somebody else has the piece by then. Everybody who
-/// comes to a blob is told of the few that have it first.
+/// So many wait in line; others are told to come back: a crowd has the piece elsewhere by then.
 pub const LINE: usize = 32;
+/// Requests for pieces that one member may have here, served and in line: none takes the line of all others.
+const LINE_OF_ONE: usize = 16;
 /// Connections from members at a time.
 pub const CONNECTIONS: usize = 1024;
 /// Connections from one member at a time: it makes one, and another when that broke.
@@ -77,6 +78,7 @@ pub(crate) struct Exchange {
     slots: Semaphore,
     /// Those that are served and those that wait.
     pub(super) line: Semaphore,
+    asking: Places,
     turned_away: AtomicU64,
     upload: Throttle,
     /// Connections of each member.
@@ -103,6 +105,7 @@ impl Exchange {
             tracker,
             slots,
             line,
+            asking: Places::default(),
             turned_away: AtomicU64::new(0),
             upload,
             places: Places::default(),
@@ -239,13 +242,16 @@ impl Exchange {
     }
 
     async fn piece(&self, from: SocketAddr, blob: Digest, index: u32, send: &mut SendStream) -> Result<(), FrameError> {
-        let Ok(_place) = self.line.try_acquire() else {
+        let (Some(_place), Ok(_turn)) = (self.asking.take(from, LINE_OF_ONE), self.line.try_acquire()) else {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             let _ = send.reset(code::BUSY.into());
             return Ok(());
         };
         // Never closed while we live, so this only waits, first come first served.
-        let _slot = self.slots.acquire().await.map_err(|_| FrameError::Late)?;
+        let _slot = tokio::select! {
+            slot = self.slots.acquire() => slot.map_err(|_| FrameError::Late)?,
+            _ = send.stopped() => return Ok(()),
+        };
         let store = self.store.clone();
         let opened = tokio::task::spawn_blocking(move || Reader::open(store.source(&blob)?, index));
         let _ = send.set_priority(0);

@@ -4,7 +4,8 @@
 //! Every second request goes for the piece that the client needs next, the others for pieces that the fewest neighbours
 //! have: in order alone, everybody would have the same pieces and nothing to give. What all neighbours have is taken in
 //! order. A few requests for each peer; the one with the fewest open first, the faster one on a tie. Members in another
-//! zone are asked only for what this node is to import. A failed piece is never asked of the same peer again.
+//! zone are asked only for what this node is to import. A failed piece is never asked of the same peer again; one that was
+//! busy is asked again a little later.
 
 mod peer;
 #[cfg(test)]
@@ -207,10 +208,10 @@ impl Plan {
         self.leased.difference(held).count()
     }
 
-    /// What is still to do and with no peer of this zone.
+    /// What is still to do and with no peer of this zone that can be counted on.
     pub fn unseen(&self) -> FixedBitSet {
         let mut unseen = self.todo.clone();
-        for peer in self.peers.iter().filter(|peer| peer.near) {
+        for peer in self.peers.iter().filter(|peer| peer.near && !peer.is_overrun()) {
             unseen.difference_with(&peer.has);
         }
         unseen.difference_with(&self.imports);
@@ -252,7 +253,7 @@ impl Plan {
         *usual = Some(usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
-    /// The piece did not come; it is asked of somebody else.
+    /// The piece did not come.
     pub fn failed(&mut self, index: u32, failure: Failure, now: Instant) {
         let Some(Open { peer, .. }) = self.close(index) else { return };
         self.todo.insert(index as usize);
@@ -283,9 +284,9 @@ impl Plan {
         self.open.is_empty()
     }
 
-    /// Whether nothing is open and nothing can be asked: all is done, or nobody has the rest.
+    /// Whether nothing is open and nothing can be asked: all is done, or nobody has the rest who can be counted on.
     pub fn is_over(&self) -> bool {
-        let askable = |peer: &Peer| peer.among(&self.todo, &self.imports).next().is_some();
+        let askable = |peer: &Peer| !peer.is_overrun() && peer.among(&self.todo, &self.imports).next().is_some();
         self.open.is_empty() && !self.peers.iter().any(askable)
     }
 

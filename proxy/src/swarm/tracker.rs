@@ -36,6 +36,8 @@ const MAX_PROVENANCE: usize = 64 << 20;
 /// they would send the same pieces over and over. Who is told of nobody meets the others that want it.
 const NAMED: u32 = 16;
 const NAMING: Duration = Duration::from_secs(1);
+/// For so long it is remembered that not all askers were told of a holder.
+const OVERRUN: Duration = Duration::from_secs(600);
 /// With fewer neighbours than this, some that have the whole are named too.
 const FEW: usize = 4;
 /// What all crowds together may take in memory, in bytes.
@@ -64,6 +66,8 @@ pub struct Tracker {
 struct Known {
     holders: BTreeMap<SocketAddr, Holder>,
     provenance: Vec<Provenance>,
+    /// When an asker was last told of nobody, because all holders had just been named to others.
+    overrun: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -148,9 +152,12 @@ impl Tracker {
     /// load. None are named when all were just named to enough others. `None` when nobody has it.
     pub fn find(&mut self, blob: &Digest, asker: SocketAddr, now: Instant) -> Option<Record> {
         let record = self.record(blob, asker, now, |holder| !holder.is_named_often(now))?;
-        let holders = &mut self.blobs.get_mut(blob)?.holders;
+        let known = self.blobs.get_mut(blob)?;
+        if record.providers.is_empty() {
+            known.overrun = Some(now);
+        }
         for (addr, _) in &record.providers {
-            holders.entry(*addr).and_modify(|holder| holder.note_named(now));
+            known.holders.entry(*addr).and_modify(|holder| holder.note_named(now));
         }
         Some(record)
     }
@@ -177,11 +184,12 @@ impl Tracker {
         Some(Record { size, providers, provenance: known.provenance.clone() })
     }
 
-    /// Whether somebody other than `asker` has all of it, by the word of that registry.
-    fn is_held_whole(&self, join: &Join, asker: SocketAddr, now: Instant) -> bool {
+    /// Whether somebody other than `asker` has all of it, by the word of that registry, and not all who want it were told.
+    fn is_overrun(&self, join: &Join, asker: SocketAddr, now: Instant) -> bool {
         self.blobs.get(&join.blob).is_some_and(|known| {
             let has = |holder: &Holder| holder.complete && holder.size == join.size && holder.until > now;
-            known.provenance.iter().any(|one| one.registry == join.served_by)
+            known.overrun.is_some_and(|since| now.saturating_duration_since(since) < OVERRUN)
+                && known.provenance.iter().any(|one| one.registry == join.served_by)
                 && known.holders.iter().any(|(addr, holder)| *addr != asker && has(holder))
         })
     }
@@ -200,10 +208,10 @@ impl Tracker {
         }
         let followed = join.owner != 0 && join.owner != epoch;
         let (key, seed) = ((join.blob, join.served_by.clone()), self.random.random());
-        let held_whole = self.is_held_whole(join, from, now);
+        let overrun = self.is_overrun(join, from, now);
         let crowd = self.crowds.entry(key).or_insert_with(|| Crowd::new(layout, seed, followed, now));
         let before = crowd.weight();
-        let mut joined = crowd.join(from, join, held_whole, epoch, now)?;
+        let mut joined = crowd.join(from, join, overrun, epoch, now)?;
         self.crowded = (self.crowded + crowd.weight()).saturating_sub(before);
         if usize::from(join.neighbours) + joined.neighbours.len() < FEW
             && let Some(record) = self.record(&join.blob, from, now, |_| true)

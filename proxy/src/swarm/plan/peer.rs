@@ -6,6 +6,8 @@ use fixedbitset::FixedBitSet;
 
 /// A peer that failed so often is not asked again.
 const STRIKES: u32 = 3;
+/// One that was busy so often in a row, for more than a second, is asked on and no longer counted on.
+const OVERRUN: u32 = 6;
 /// One that was busy is left alone for so long, doubled each time in a row up to the second.
 const REST: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 /// Pieces in one word of a set.
@@ -80,6 +82,11 @@ impl Peer {
         }
         self.rests_until = Some(now + (REST.0 * 2u32.pow(self.refused.min(5))).min(REST.1));
         self.refused += 1;
+    }
+
+    /// Whether what it has may never come.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.refused >= OVERRUN
     }
 
     /// Whether it was busy a moment ago.

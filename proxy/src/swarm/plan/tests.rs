@@ -59,7 +59,7 @@ fn a_busy_peer_is_left_alone_for_a_moment_and_not_blamed() {
         let asks = asked(&mut plan, now);
         assert_eq!(asks.len(), PER_PEER_OF_FEW, "as many as ever");
         asks.iter().for_each(|ask| plan.failed(ask.index, Failure::Busy, now));
-        assert!(asked(&mut plan, now).is_empty() && !plan.is_over());
+        assert!(asked(&mut plan, now).is_empty());
         let rested = plan.rested(now).unwrap();
         pauses.push((rested - now).as_millis());
         now = rested;
@@ -72,6 +72,25 @@ fn a_busy_peer_is_left_alone_for_a_moment_and_not_blamed() {
     assert_eq!(plan.rested(now), Some(now + Duration::from_millis(20)), "it gave something meanwhile");
     plan.set_peer(peer(1), &set(8, 0..8), true);
     assert!(asked(&mut plan, now).iter().any(|ask| (ask.peer, ask.index) == (peer(1), asks[1].index)));
+}
+
+#[test]
+fn one_that_is_always_busy_hides_nothing_from_leases_and_is_asked_on() {
+    let mut now = Instant::now();
+    let mut plan = Plan::new(&set(4, []), 0..4, 1);
+    plan.set_peer(peer(0), &set(4, 0..4), true);
+    let mut refusals = 0;
+    while !plan.is_over() {
+        assert!(plan.unseen().is_clear());
+        asked(&mut plan, now).iter().for_each(|ask| plan.failed(ask.index, Failure::Busy, now));
+        now = plan.rested(now).unwrap();
+        refusals += 1;
+    }
+    assert_eq!((refusals, plan.unseen().count_ones(..)), (6, 4));
+    let asks = asked(&mut plan, now);
+    assert_eq!(asks.len(), 4);
+    plan.done(asks[0].index, now);
+    assert!(plan.unseen().is_clear(), "it gives again");
 }
 
 #[test]
@@ -134,11 +153,12 @@ enum Fate {
     Comes,
     LosesPiece,
     LosesPeer,
+    IsBusy,
     Elsewhere,
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
-    prop_oneof![6 => Just(Fate::Comes), 2 => Just(Fate::LosesPiece), 1 => Just(Fate::LosesPeer), 1 => Just(Fate::Elsewhere)]
+    prop_oneof![6 => Just(Fate::Comes), 2 => Just(Fate::LosesPiece), 2 => Just(Fate::IsBusy), 1 => Just(Fate::LosesPeer), 1 => Just(Fate::Elsewhere)]
 }
 
 proptest! {
@@ -151,7 +171,7 @@ proptest! {
         wanted in (0..60u32, 0..70u32),
         cursor in 0..60u32,
     ) {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let held = set(count, (0..count).filter(|index| held[*index]));
         let maps: Vec<_> = maps.iter().map(|map| set(count, (0..count).filter(|index| map[*index]))).collect();
         let mut plan = Plan::new(&held, wanted.0..wanted.1, 1);
@@ -178,12 +198,16 @@ proptest! {
                 prop_assert!(open.len() <= IN_ALL);
                 prop_assert!(open.iter().filter(|other| other.peer == ask.peer).count() <= PER_PEER_OF_FEW);
             }
-            prop_assert!(!open.is_empty(), "idle but not over");
+            if open.is_empty() {
+                now = plan.rested(now).expect("idle but not over");
+                continue;
+            }
             let ask = open.remove(steps % open.len());
             match fates.next().unwrap() {
                 Fate::Comes => { plan.done(ask.index, now); got.insert(ask.index as usize); }
                 Fate::LosesPiece => plan.failed(ask.index, Failure::Piece, now),
                 Fate::LosesPeer => { plan.failed(ask.index, Failure::Peer, now); dropped.insert(ask.peer); }
+                Fate::IsBusy => { plan.failed(ask.index, Failure::Busy, now); asked.remove(&(ask.peer, ask.index)); }
                 Fate::Elsewhere => { plan.elsewhere(ask.index); got.insert(ask.index as usize); }
             }
         }

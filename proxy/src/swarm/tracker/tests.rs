@@ -166,28 +166,40 @@ fn one_that_has_it_is_named_to_so_many_and_the_others_meet_them() {
 }
 
 #[test]
-fn what_somebody_has_whole_is_not_leased_to_those_who_get_on() {
+fn what_somebody_has_whole_is_not_leased_to_those_who_were_not_told_until_one_starves() {
     let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
-    tracker.note(addr(9), holds(blob, 7, true), now);
-    let (none, all) = (FixedBitSet::with_capacity(1), FixedBitSet::from_iter([0]));
-    let mut lease = |n: u16, served_by: &str, after: u64| {
+    let size = 4 << 20;
+    let lease = |tracker: &mut Tracker, n: u16, has: usize, served_by: &str, after: u64| {
+        let held = FixedBitSet::from_iter(0..has);
+        let (mut of_all, mut rest) = (FixedBitSet::with_capacity(16), FixedBitSet::with_capacity(16));
+        of_all.union_with(&held);
+        rest.insert_range(has..);
         let join = Join {
             blob,
-            size: 7,
-            held: Pieces::some(7, &none),
-            fetching: Pieces::some(7, &none),
-            unseen: Pieces::some(7, &all),
+            size,
+            held: Pieces::some(size, &of_all),
+            fetching: Pieces::some(size, &FixedBitSet::with_capacity(16)),
+            unseen: Pieces::some(size, &rest),
             registry: Reach::Ranges { rate: 0 },
             zone: String::new(),
             neighbours: 0,
             served_by: served_by.to_owned(),
             owner: 0,
         };
-        let joined = tracker.join(addr(n), &join, 1, now + Duration::from_millis(after)).unwrap();
-        (joined.lease, joined.neighbours.contains(&addr(9)))
+        tracker.join(addr(n), &join, 1, now + Duration::from_millis(after)).unwrap().lease.is_some()
     };
-    assert_eq!(lease(1, "docker.io", 0), (None, true));
-    assert_eq!(lease(2, "other.test", 0), (Some(0..1), false), "another registry's blob");
-    assert_eq!(lease(1, "docker.io", 250), (None, true));
-    assert_eq!(lease(1, "docker.io", 2250), (Some(0..1), true), "who has it does not give it");
+    tracker.note(addr(9), holds(blob, size, true), now);
+    assert!(lease(&mut tracker, 1, 0, "docker.io", 0), "all who asked were told: it knows best what it lacks");
+    let mut tracker = Tracker::new(1);
+    tracker.note(addr(9), holds(blob, size, true), now);
+    for n in 100..=100 + NAMED as u16 {
+        tracker.find(&blob, addr(n), now);
+    }
+    assert!(lease(&mut tracker, 2, 0, "other.test", 0), "another registry's blob");
+    for (step, has) in [0, 0, 1, 1, 2, 2, 3, 3, 4].into_iter().enumerate() {
+        assert!(!lease(&mut tracker, 1, has, "docker.io", 500 * step as u64), "it gets on");
+    }
+    assert!(!lease(&mut tracker, 3, 0, "docker.io", 4000), "it has just come");
+    assert!(lease(&mut tracker, 1, 4, "docker.io", 6000), "who has it gives no more");
+    assert!(lease(&mut tracker, 1, 12, "docker.io", 6250), "and what a lease brought is no sign of him");
 }
