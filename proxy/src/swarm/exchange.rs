@@ -42,7 +42,7 @@ use crate::{
 /// Pieces served at a time, to all peers together; more wait in line. 8 and more served a crowd best.
 pub const SLOTS: usize = 16;
 /// So many wait in line; others are told to come back: a crowd has the piece elsewhere by then.
-pub const LINE: usize = 32;
+pub const LINE: usize = 48;
 /// Requests for pieces that one member may have here, served and in line: none takes the line of all others.
 const LINE_OF_ONE: usize = 16;
 /// Connections from members at a time.
