@@ -44,7 +44,7 @@ pub const SLOTS: usize = 16;
 /// So many wait in line; others are told to come back: a crowd has the piece elsewhere by then.
 pub const LINE: usize = 48;
 /// Requests for pieces that one member may have here, served and in line: none takes the line of all others.
-const LINE_OF_ONE: usize = 16;
+pub(super) const LINE_OF_ONE: usize = 16;
 /// Connections from members at a time.
 pub const CONNECTIONS: usize = 1024;
 /// Connections from one member at a time: it makes one, and another when that broke.
@@ -78,7 +78,8 @@ pub(crate) struct Exchange {
     slots: Semaphore,
     /// Those that are served and those that wait.
     pub(super) line: Semaphore,
-    asking: Places,
+    /// The same of each member.
+    pub(super) asking: Places,
     turned_away: AtomicU64,
     upload: Throttle,
     /// Connections of each member.

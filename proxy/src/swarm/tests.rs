@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use self::fake::{Fake, Trick};
 use super::{
     exchange::{
-        LINE, SLOTS,
+        LINE, LINE_OF_ONE, SLOTS,
         get::{self, GetError, Want},
     },
     *,
@@ -372,12 +372,18 @@ async fn who_finds_too_many_in_line_comes_back_and_blames_nobody() {
     let bytes = content(21, MIB);
     let digest = a.put(&bytes).await;
     let found = b.locate(digest).await;
-    let line = a.net().exchange.line.acquire_many((SLOTS + LINE) as u32).await.unwrap();
+    let exchange = &a.net().exchange;
+    let line = exchange.line.acquire_many((SLOTS + LINE) as u32).await.unwrap();
     let partial = b.store.begin(&digest, MIB).unwrap();
     let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience: Duration::from_secs(5) };
     let pool = &b.net().pool;
-    let refused = get::piece(pool, want, partial.writer(0).unwrap(), |_| false, || {}).await;
-    assert!(matches!(refused, Err(GetError::Busy)), "{refused:?}");
+    let ask = async || get::piece(pool, want, partial.writer(0).unwrap(), |_| false, || {}).await;
+    assert!(matches!(ask().await, Err(GetError::Busy)), "the line is full");
+    drop(line);
+    let own: Vec<_> = (0..LINE_OF_ONE).map_while(|_| exchange.asking.take(b.addr(), LINE_OF_ONE)).collect();
+    assert!(matches!(ask().await, Err(GetError::Busy)), "it has as many places as one may");
+    drop(own);
+    let line = exchange.line.acquire_many((SLOTS + LINE) as u32).await.unwrap();
 
     let (wish, refusals) = (wish(&partial), a.swarm.status().turned_away);
     let fetch = async { tokio::time::timeout(Duration::from_secs(30), b.swarm.fetch(&found, wish)).await.unwrap() };

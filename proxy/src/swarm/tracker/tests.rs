@@ -14,6 +14,22 @@ fn holds(blob: Digest, size: u64, complete: bool) -> Announce {
     Announce { held: vec![Holding { blob, size, complete, provenance }], gone: vec![] }
 }
 
+/// What one of a crowd says that holds `held` of a blob and lacks `unseen`.
+fn join(blob: Digest, size: u64, held: &FixedBitSet, unseen: &FixedBitSet, registry: Reach, served_by: &str) -> Join {
+    Join {
+        blob,
+        size,
+        held: Pieces::some(size, held),
+        fetching: Pieces::some(size, &FixedBitSet::with_capacity(held.len())),
+        unseen: Pieces::some(size, unseen),
+        registry,
+        zone: String::new(),
+        neighbours: 0,
+        served_by: served_by.to_owned(),
+        owner: 0,
+    }
+}
+
 #[test]
 fn what_was_announced_is_found_by_others_until_it_goes_or_expires() {
     let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
@@ -91,45 +107,23 @@ fn no_member_takes_the_room_of_the_others() {
 fn a_crowd_is_of_one_registry() {
     let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
     tracker.note(addr(9), holds(blob, 7, true), now);
-    let none = Pieces::some(7, &FixedBitSet::with_capacity(1));
-    let mut join = |n: u16, served_by: &str| {
-        let join = Join {
-            blob,
-            size: 7,
-            held: none.clone(),
-            fetching: none.clone(),
-            unseen: none.clone(),
-            registry: Reach::No,
-            zone: String::new(),
-            neighbours: 0,
-            served_by: served_by.to_owned(),
-            owner: 0,
-        };
+    let none = FixedBitSet::with_capacity(1);
+    let mut met = |n: u16, served_by: &str| {
+        let join = join(blob, 7, &none, &none, Reach::No, served_by);
         tracker.join(addr(n), &join, 1, now).unwrap().neighbours
     };
-    assert_eq!(join(1, "docker.io"), [addr(9)]);
-    assert_eq!(join(2, "liar.test"), [], "neither who has it nor who brings it");
-    assert_eq!(join(3, "liar.test"), [addr(2)]);
-    assert!(join(4, "docker.io").contains(&addr(1)));
+    assert_eq!(met(1, "docker.io"), [addr(9)]);
+    assert_eq!(met(2, "liar.test"), [], "neither who has it nor who brings it");
+    assert_eq!(met(3, "liar.test"), [addr(2)]);
+    assert!(met(4, "docker.io").contains(&addr(1)));
 }
 
 #[test]
 fn crowds_take_no_more_memory_than_they_may_and_are_forgotten() {
     let (mut tracker, now) = (Tracker::new(1), Instant::now());
     let size = 1 << 39;
-    let none = Pieces::some(size, &FixedBitSet::with_capacity(Layout::new(size).unwrap().count() as usize));
-    let join = |n: u16| Join {
-        blob: Digest::of(&n.to_le_bytes()),
-        size,
-        held: none.clone(),
-        fetching: none.clone(),
-        unseen: none.clone(),
-        registry: Reach::No,
-        zone: String::new(),
-        neighbours: 0,
-        served_by: "registry.test".into(),
-        owner: 0,
-    };
+    let none = FixedBitSet::with_capacity(Layout::new(size).unwrap().count() as usize);
+    let join = |n: u16| join(Digest::of(&n.to_le_bytes()), size, &none, &none, Reach::No, "registry.test");
     let taken = (0..20_000).filter(|n| tracker.join(addr(*n), &join(*n), 1, now).is_some()).count();
     let each = 3 * 32_768 / 8 + 512;
     assert_eq!(taken, MAX_CROWDED.div_ceil(each));
@@ -170,22 +164,10 @@ fn what_somebody_has_whole_is_not_leased_to_those_who_were_not_told_until_one_st
     let (mut tracker, now, blob) = (Tracker::new(1), Instant::now(), Digest::of(b"x"));
     let size = 4 << 20;
     let lease = |tracker: &mut Tracker, n: u16, has: usize, served_by: &str, after: u64| {
-        let held = FixedBitSet::from_iter(0..has);
-        let (mut of_all, mut rest) = (FixedBitSet::with_capacity(16), FixedBitSet::with_capacity(16));
-        of_all.union_with(&held);
+        let (mut held, mut rest) = (FixedBitSet::with_capacity(16), FixedBitSet::with_capacity(16));
+        held.insert_range(..has);
         rest.insert_range(has..);
-        let join = Join {
-            blob,
-            size,
-            held: Pieces::some(size, &of_all),
-            fetching: Pieces::some(size, &FixedBitSet::with_capacity(16)),
-            unseen: Pieces::some(size, &rest),
-            registry: Reach::Ranges { rate: 0 },
-            zone: String::new(),
-            neighbours: 0,
-            served_by: served_by.to_owned(),
-            owner: 0,
-        };
+        let join = join(blob, size, &held, &rest, Reach::Ranges { rate: 0 }, served_by);
         tracker.join(addr(n), &join, 1, now + Duration::from_millis(after)).unwrap().lease.is_some()
     };
     tracker.note(addr(9), holds(blob, size, true), now);
