@@ -35,7 +35,7 @@ use crate::{
     lifecycle::{self, Readiness, Shutdown, Terminations},
     metrics::Metrics,
     preheat::{Preheat, World},
-    pull::{Pull, access::Access, tags::Tags},
+    pull::{Pull, access::Access, ahead::Ahead, tags::Tags},
     standin::StandIn,
     store::{self, Store},
     swarm::Swarm,
@@ -103,7 +103,9 @@ impl Core {
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let access = Access::new(config.pull.offline_grace);
-        let pull = Arc::new(Pull::new(upstream.clone(), content.clone(), access, tags, config.pull.spare_gets));
+        let ahead = Ahead::new(config.pull.read_ahead, metrics.clone());
+        let spares_gets = config.pull.spare_gets;
+        let pull = Arc::new(Pull::new(upstream.clone(), content.clone(), access, tags, ahead, spares_gets));
         let preheat = Preheat::new(pull.clone(), upstream.clone(), metrics.clone(), trace.clone(), world);
         let listing = Listing::new(registries::listed(&config));
         let http = Http::new(pull.clone(), upstream, metrics.clone(), trace.clone(), shutdown.clone());

@@ -77,6 +77,10 @@ pub struct Metrics {
     pub fetched: Family<SourceLabel, Counter>,
     /// Blobs and manifests asked for, by how that ended.
     pub pulls: Family<OutcomeLabel, Counter>,
+    /// Bytes of layers that were brought here before they were asked for.
+    pub read_ahead: Counter,
+    /// Those of them that nobody asked for in time.
+    pub read_ahead_unasked: Counter,
     /// Redirected connections, by what was decided and why.
     pub connections: Family<ConnectionLabel, Counter>,
     /// Faults, whether or not a client noticed.
@@ -122,6 +126,8 @@ impl Default for Metrics {
             bytes: Family::default(),
             fetched: Family::default(),
             pulls: Family::default(),
+            read_ahead: Counter::default(),
+            read_ahead_unasked: Counter::default(),
             connections: Family::default(),
             faults: Family::default(),
             kernel: Family::default(),
@@ -137,6 +143,10 @@ impl Default for Metrics {
         list.register("bytes", "Body bytes sent to runtimes, by where they came from", metrics.bytes.clone());
         list.register("fetched_bytes", "Bytes brought to this node, by where they came from", metrics.fetched.clone());
         list.register("pulls", "Blobs and manifests asked for, by how that ended", metrics.pulls.clone());
+        let ahead = "Bytes of layers that were brought here before a runtime asked for them";
+        list.register("read_ahead_bytes", ahead, metrics.read_ahead.clone());
+        let unasked = "Bytes of layers that were brought here and that no runtime asked for within a minute";
+        list.register("read_ahead_unasked_bytes", unasked, metrics.read_ahead_unasked.clone());
         list.register("connections", "Redirected connections, by decision and reason", metrics.connections.clone());
         list.register("faults", "Faults, whether or not a client noticed", metrics.faults.clone());
         list.register("kernel_total", "connect() calls seen by the kernel hooks, by reason", metrics.kernel.clone());

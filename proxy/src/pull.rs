@@ -2,6 +2,7 @@
 //! one job. Bytes are `content`'s business, the registry's answers `upstream`'s.
 
 pub mod access;
+pub mod ahead;
 mod blob;
 mod imported;
 mod manifest;
@@ -10,13 +11,14 @@ pub mod tags;
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use waylay_certs::RegistryName;
 
 use self::{
     access::{Access, Scope, Standing},
+    ahead::Ahead,
     tags::Tags,
 };
 use crate::{
@@ -80,6 +82,7 @@ pub struct Pull {
     content: Content,
     access: Access,
     tags: Tags,
+    ahead: Ahead,
     spares_gets: bool,
 }
 
@@ -111,15 +114,22 @@ enum Away {
 impl Pull {
     /// Decides with these parts. With `spares_gets`, a tag is asked for by HEAD, and its manifest only where nobody near
     /// has it.
-    pub fn new(upstream: Upstream, content: Content, access: Access, tags: Tags, spares_gets: bool) -> Self {
-        Self { upstream, content, access, tags, spares_gets }
+    pub fn new(
+        upstream: Upstream,
+        content: Content,
+        access: Access,
+        tags: Tags,
+        ahead: Ahead,
+        spares_gets: bool,
+    ) -> Self {
+        Self { upstream, content, access, tags, ahead, spares_gets }
     }
 
     /// Answers one request.
     ///
     /// # Errors
     /// When neither we nor the registry can answer; nothing was sent then.
-    pub async fn answer(&self, request: Request, outcome: &mut Outcome) -> Result<Response<Body>, Fault> {
+    pub async fn answer(self: &Arc<Self>, request: Request, outcome: &mut Outcome) -> Result<Response<Body>, Fault> {
         let path = request.head.uri.path_and_query().map_or("", |path| path.as_str());
         // A connection was decided upon for one registry; what it asks of another host is between those two.
         let route = if request.is_for(&request.client.registry) {
@@ -230,6 +240,17 @@ impl Client {
 }
 
 impl Question {
+    /// The same client's question for another blob or manifest of the same repository; `None` where the path cannot name
+    /// it.
+    fn of(&self, digest: Digest) -> Option<Self> {
+        let (path, query) = (self.head.uri.path(), self.head.uri.query());
+        let (repository, _named) = path.rsplit_once('/')?;
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        let mut parts = self.head.uri.clone().into_parts();
+        parts.path_and_query = Some(format!("{repository}/{digest}{query}").parse().ok()?);
+        Some(Self { head: Head { uri: Uri::from_parts(parts).ok()?, ..self.head.clone() }, ..self.clone() })
+    }
+
     fn provenance(&self) -> Provenance {
         Provenance { registry: self.scope.registry.to_string(), repository: self.scope.repository.to_string() }
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use waylay_certs::RegistryName;
 
 use super::{Admin, Config, Containerd, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
-use crate::throttle;
+use crate::{pull::ahead::READ_AHEAD, throttle};
 
 /// How [`Containerd::Found`] is written.
 pub(super) const FOUND: &str = "found";
@@ -134,6 +134,7 @@ struct RawPull {
     #[serde(default, with = "humantime_serde")]
     offline_grace: Option<Duration>,
     spare_gets: Option<bool>,
+    read_ahead: Option<ByteSize>,
     registry_rate: Option<ByteSize>,
     #[serde(default)]
     logins: Vec<PathBuf>,
@@ -193,6 +194,7 @@ pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, Confi
         pull: Pull {
             offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
             spare_gets: raw.pull.spare_gets.unwrap_or(true),
+            read_ahead: raw.pull.read_ahead.map_or(READ_AHEAD, |bytes| bytes.as_u64()),
             registry_rate: rate("pull.registry_rate", raw.pull.registry_rate)?,
             logins: raw.pull.logins,
         },

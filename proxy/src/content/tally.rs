@@ -42,6 +42,19 @@ impl Tally {
         self.of(source).load(Ordering::Relaxed)
     }
 
+    /// What was sent from the store was brought there for this client, from where `before` says: it is told so, once.
+    pub fn came_before(&self, before: &Self) {
+        let mut stored = self.get(Source::Store).saturating_sub(before.get(Source::Store));
+        for source in [Source::Peer, Source::Registry] {
+            let take = |left: u64| Some(left - left.min(stored));
+            let left = before.of(source).fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+            let came = left.map_or(0, |left| left.min(stored));
+            self.of(Source::Store).fetch_sub(came, Ordering::Relaxed);
+            self.add(source, came);
+            stored -= came;
+        }
+    }
+
     /// Something went wrong, by its label; the same thing again is not repeated.
     pub fn note(&self, fault: String) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,5 +126,42 @@ impl<B: FromRegistry> HttpBody for Counting<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(store: u64, peer: u64, registry: u64) -> Tally {
+        let tally = Tally::default();
+        for (source, bytes) in [(Source::Store, store), (Source::Peer, peer), (Source::Registry, registry)] {
+            tally.add(source, bytes);
+        }
+        tally
+    }
+
+    fn told(tally: &Tally) -> [u64; 3] {
+        [Source::Store, Source::Peer, Source::Registry].map(|source| tally.get(source))
+    }
+
+    #[test]
+    fn what_was_brought_for_a_client_is_told_once_and_by_its_true_source() {
+        // Ten bytes were here before anything was brought.
+        let before = tally(10, 60, 30);
+        let (half, whole, again) = (tally(50, 0, 0), tally(100, 0, 0), tally(100, 0, 0));
+        half.came_before(&before);
+        assert_eq!(told(&half), [10, 40, 0]);
+        whole.came_before(&before);
+        assert_eq!(told(&whole), [50, 20, 30]);
+        again.came_before(&before);
+        assert_eq!(told(&again), [100, 0, 0]);
+    }
+
+    #[test]
+    fn who_followed_what_was_still_coming_knows_its_sources() {
+        let followed = tally(10, 60, 30);
+        followed.came_before(&tally(10, 60, 30));
+        assert_eq!(told(&followed), [10, 60, 30]);
     }
 }

@@ -15,7 +15,10 @@ use http::{HeaderMap, header};
 use moka::{Expiry, ops::compute::Op, sync::Cache};
 
 use crate::{
-    oci::{Digest, manifest::Child},
+    oci::{
+        Digest,
+        manifest::{Child, Kind},
+    },
     upstream::is_harmless,
 };
 
@@ -103,6 +106,8 @@ pub struct Listed {
     pub size: u64,
     /// Its media type.
     pub media_type: Arc<str>,
+    /// The layer after it, if it is a layer and not the last.
+    pub next: Option<Digest>,
 }
 
 /// What is known about a request before upstream is asked.
@@ -168,15 +173,21 @@ impl Access {
 
     /// Upstream's own answer says that `digest` is this manifest.
     pub fn list(&self, scope: &Scope, expires: Option<SystemTime>, manifest: &Child) {
-        self.put_listed(scope, manifest, self.until(expires));
+        self.put_listed(scope, manifest, None, self.until(expires));
     }
 
     /// The verified manifest `parent` lists `children`; those with `urls` count for nothing, the others for as long as it
     /// does itself.
     pub fn pass_on(&self, scope: &Scope, parent: Digest, children: &[Child]) {
         let Some(until) = self.grants.get(&(scope.clone(), parent)).and_then(|grant| grant.until()) else { return };
-        for child in children.iter().filter(|child| !child.foreign) {
-            self.put_listed(scope, child, until);
+        let ours = || children.iter().filter(|child| !child.foreign);
+        let layers = || ours().filter(|child| child.kind == Kind::Layer);
+        for child in ours().filter(|child| child.kind != Kind::Layer) {
+            self.put_listed(scope, child, None, until);
+        }
+        let after = layers().skip(1).map(|next| Some(next.digest)).chain([None]);
+        for (layer, next) in layers().zip(after) {
+            self.put_listed(scope, layer, next, until);
         }
     }
 
@@ -223,8 +234,8 @@ impl Access {
         });
     }
 
-    fn put_listed(&self, scope: &Scope, child: &Child, until: Until) {
-        let listed = Listed { size: child.size, media_type: child.media_type.as_str().into() };
+    fn put_listed(&self, scope: &Scope, child: &Child, next: Option<Digest>, until: Until) {
+        let listed = Listed { size: child.size, media_type: child.media_type.as_str().into(), next };
         self.put(scope, child.digest, |grant| match &grant.listed {
             Some((_, before)) if before.fresh > until.fresh => {}
             _ => grant.listed = Some((listed, until)),

@@ -1,13 +1,13 @@
 //! Blobs: found near and allowed, or asked of the registry, whose answer to this very client is then the permission.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 
 use super::{Outcome, Pull, Question, Right, describe, length, relayed, value};
 use crate::{
-    content::{Found, Opened, Refusal},
+    content::{Found, Opened, Refusal, Turn},
     fault::{Fault, Side, What},
     oci::{
         Digest,
@@ -20,7 +20,7 @@ const OCTETS: &str = "application/octet-stream";
 
 impl Pull {
     pub(super) async fn blob(
-        &self,
+        self: &Arc<Self>,
         question: Question,
         digest: Digest,
         outcome: &mut Outcome,
@@ -32,23 +32,9 @@ impl Pull {
         if question.is_head() {
             return self.blob_head(question, digest, outcome).await;
         }
-        let listed = self.access.listed(&question.scope, digest).map(|listed| listed.size);
-        let wanted = listed.and_then(|size| Some((size, part(asked, size)?)));
-        let registry = question.registry();
-        let (mut found, mut turn) = (self.content.here(digest, registry, wanted.clone()).await, None);
-        if found.is_none() {
-            turn = Some(self.content.turn(digest).await);
-            // Whoever had the turn before us may have brought it.
-            found = self.content.find(digest, registry, wanted.clone()).await;
-        }
-        if found.is_none()
-            && let Some((size, part)) = wanted
-            && part.end == size
-            && let Some(nowhere) = self.content.together(digest, registry, size)
-            && let Right::Granted = self.right(&question, digest, &nowhere).await
-        {
-            found = Some(nowhere);
-        }
+        outcome.began_before(self.ahead.asked(&question.scope, digest));
+        self.read_ahead(&question, digest);
+        let (found, turn) = self.blob_near(&question, digest, asked).await;
         let Some(found) = found else {
             let answer = self.blob_from_registry(question, digest, asked, outcome).await;
             drop(turn);
@@ -64,6 +50,33 @@ impl Pull {
         let answer = self.blob_from_near(question, digest, found, asked, outcome).await;
         drop(turn);
         answer
+    }
+
+    /// The blob near, or to be brought here together with others; and the turn to do so.
+    pub(super) async fn blob_near(
+        &self,
+        question: &Question,
+        digest: Digest,
+        asked: Asked,
+    ) -> (Option<Found>, Option<Turn>) {
+        let listed = self.access.listed(&question.scope, digest).map(|listed| listed.size);
+        let wanted = listed.and_then(|size| Some((size, part(asked, size)?)));
+        let registry = question.registry();
+        if let Some(found) = self.content.here(digest, registry, wanted.clone()).await {
+            return (Some(found), None);
+        }
+        let turn = self.content.turn(digest).await;
+        // Whoever had the turn before us may have brought it.
+        let mut found = self.content.find(digest, registry, wanted.clone()).await;
+        if found.is_none()
+            && let Some((size, part)) = wanted
+            && part.end == size
+            && let Some(nowhere) = self.content.together(digest, registry, size)
+            && let Right::Granted = self.right(question, digest, &nowhere).await
+        {
+            found = Some(nowhere);
+        }
+        (found, Some(turn))
     }
 
     async fn blob_from_near(

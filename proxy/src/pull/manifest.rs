@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
@@ -100,8 +100,7 @@ impl Pull {
         let digest = self.shown_by_head(question, &answer)?;
         outcome.meant(digest);
         let found = self.manifest_found(question, digest).await.filter(|found| found.size <= MAX_BYTES as u64)?;
-        let by_digest = Question { head: by_digest(&question.head, digest)?, ..question.clone() };
-        let mut response = self.manifest_from_near(&by_digest, digest, found, outcome).await?;
+        let mut response = self.manifest_from_near(&question.of(digest)?, digest, found, outcome).await?;
         response.headers_mut().extend(counts(answer.headers()));
         let media_type = response.headers().get(header::CONTENT_TYPE)?.to_str().ok().map(str::to_owned);
         self.remember(question, Some(tag.clone()), digest, media_type, outcome);
@@ -257,16 +256,6 @@ impl Pull {
 enum Gathered {
     Whole(Bytes),
     TooLarge(Body),
-}
-
-/// The client's request for a tag as one for what it means.
-fn by_digest(head: &Head, digest: Digest) -> Option<Head> {
-    let (path, query) = (head.uri.path(), head.uri.query());
-    let (repository, _tag) = path.rsplit_once('/')?;
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let mut parts = head.uri.clone().into_parts();
-    parts.path_and_query = Some(format!("{repository}/{digest}{query}").parse().ok()?);
-    Some(Head { uri: Uri::from_parts(parts).ok()?, ..head.clone() })
 }
 
 /// Reads a manifest's body. One larger than any manifest may be is handed on with what was read in front.

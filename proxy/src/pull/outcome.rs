@@ -27,6 +27,8 @@ enum Progress {
 pub struct Outcome {
     event: RequestEvent,
     tally: Arc<Tally>,
+    /// What was brought here of it before it was asked for.
+    before: Option<Arc<Tally>>,
     started: Instant,
     progress: Progress,
     counted: bool,
@@ -56,7 +58,7 @@ impl Outcome {
             faults: Vec::new(),
         };
         let (started, progress) = (Instant::now(), Progress::Asked);
-        Self { event, tally: Arc::default(), started, progress, counted: false, metrics, trace }
+        Self { event, tally: Arc::default(), before: None, started, progress, counted: false, metrics, trace }
     }
 
     /// It passes through as a `route`.
@@ -80,6 +82,11 @@ impl Outcome {
     /// Where its body is counted.
     pub fn tally(&self) -> Arc<Tally> {
         self.tally.clone()
+    }
+
+    /// It was begun before it was asked for: what is in the store by now came from where `before` says.
+    pub fn began_before(&mut self, before: Option<Arc<Tally>>) {
+        self.before = before;
     }
 
     /// Something went wrong, whether or not the client will notice.
@@ -118,6 +125,9 @@ fn since(started: Instant) -> u64 {
 impl Drop for Outcome {
     fn drop(&mut self) {
         let outcome = self.label();
+        if let Some(before) = &self.before {
+            self.tally.came_before(before);
+        }
         let mut event = self.event.clone();
         event.ms = since(self.started);
         event.store_bytes = self.tally.get(Source::Store);

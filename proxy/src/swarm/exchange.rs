@@ -74,6 +74,8 @@ pub(crate) struct Exchange {
     pub(super) orders: Orders,
     /// Cloned for each lease under way.
     pub(crate) leases: Arc<()>,
+    /// The same of requests for pieces.
+    pub(crate) asks: Arc<()>,
     tracker: Mutex<Tracker>,
     slots: Semaphore,
     /// Those that are served and those that wait.
@@ -93,7 +95,7 @@ impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>, upload: Throttle) -> Self {
         let (slots, line, boot) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS + LINE), members.boot());
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
-        let leases = Arc::default();
+        let (leases, asks) = Default::default();
         Self {
             store,
             members,
@@ -103,6 +105,7 @@ impl Exchange {
             sessions,
             orders: Orders::default(),
             leases,
+            asks,
             tracker,
             slots,
             line,

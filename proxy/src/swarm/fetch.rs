@@ -30,7 +30,7 @@ use super::{
     },
     frame::{Joined, Reach},
     locate,
-    plan::{Ask, Failure},
+    plan::{Ask, Failure, MIN_PATIENCE},
     pool::Pool,
     sessions::Session,
 };
@@ -64,6 +64,7 @@ pub(super) async fn fetch(
         tasks: JoinSet::new(),
         reports,
         bytes: BTreeMap::new(),
+        heard: BTreeMap::new(),
         fetched: Fetched::default(),
         takings: Vec::new(),
         wish,
@@ -95,6 +96,8 @@ struct Fetch<'a> {
     tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
     bytes: BTreeMap<SocketAddr, u64>,
+    /// When a piece or news last came from each peer.
+    heard: BTreeMap<SocketAddr, Instant>,
     fetched: Fetched,
     takings: Vec<Taking>,
 }
@@ -116,7 +119,7 @@ impl Fetch<'_> {
                 Outlook::Done => return self.say_goodbye(&held),
                 Outlook::Hopeless => return,
             }
-            while let Some(ask) = self.course.next(now) {
+            while let Some(ask) = self.course.next(self.others(), now) {
                 if !self.ask(ask) {
                     return;
                 }
@@ -167,6 +170,12 @@ impl Fetch<'_> {
         });
     }
 
+    /// Requests that this node's other fetches have open.
+    fn others(&self) -> usize {
+        // The exchange holds one of them itself.
+        (Arc::strong_count(&self.exchange.asks) - 1).saturating_sub(self.course.open())
+    }
+
     /// Whether it is worth going on.
     fn ask(&mut self, ask: Ask) -> bool {
         let writer = match self.wish.partial.writer(ask.index) {
@@ -183,7 +192,9 @@ impl Fetch<'_> {
         let (pool, quarantine, reports) = (self.pool.clone(), self.quarantine.clone(), self.reports.clone());
         let (blob, given) = (self.wish.partial.digest(), self.wish.given.clone());
         let want = Want { peer: ask.peer, blob, layout: self.layout, patience: ask.patience };
+        let counted = self.exchange.asks.clone();
         self.tasks.spawn(async move {
+            let _counted = counted;
             // Not yet asked for, so nobody is taken for slow.
             pool.download().pass(writer.remaining()).await;
             let came = move || given(ask.index, ask.peer);
@@ -223,6 +234,7 @@ impl Fetch<'_> {
         let now = Instant::now();
         match report {
             Report::Has(peer, Ok(pieces)) => {
+                self.heard.insert(peer, now);
                 self.course.has(peer, &pieces, self.exchange.members.is_near(peer));
             }
             Report::Has(peer, Err(error)) => {
@@ -231,6 +243,7 @@ impl Fetch<'_> {
             }
             Report::Piece(ask, Ok(bytes)) => {
                 self.course.came(ask.index, now);
+                self.heard.insert(ask.peer, now);
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {
@@ -272,7 +285,9 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Busy | GetError::Store(_) => return,
         };
-        if matches!(blame, Blame::Gone | Blame::Stall) {
+        // One that is slow with a piece and tells what it has is there for others' questions.
+        let lives = blame == Blame::Stall && self.heard.get(&peer).is_some_and(|at| at.elapsed() < MIN_PATIENCE);
+        if matches!(blame, Blame::Gone | Blame::Stall) && !lives {
             self.pool.missed(peer);
         }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.wish.partial.digest(), "a peer failed");

@@ -25,6 +25,11 @@ use self::peer::Peer;
 /// Open requests in all. All nodes have about the same number open, and so the same share of what the crowd gives; more
 /// would only wait in line.
 pub const IN_ALL: usize = 14;
+/// Open requests of all blobs of a node: what three layers have, which is what runtimes ask for at a time. More would make lines so
+/// long that peers are taken for stalled.
+const OF_ALL_BLOBS: usize = 3 * IN_ALL;
+/// A blob may have so many open however many others have.
+const ALWAYS: usize = 2;
 /// Open requests to one peer when there are many.
 pub const PER_PEER: usize = 2;
 /// The same when there are few.
@@ -137,6 +142,11 @@ impl Plan {
         }
     }
 
+    /// How many requests are open.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// How many peers have anything.
     pub fn neighbours(&self) -> usize {
         self.peers.iter().filter(|peer| peer.is_asked()).count()
@@ -218,9 +228,12 @@ impl Plan {
         unseen
     }
 
-    /// The next request to make; call until `None`, and again after each report.
-    pub fn next(&mut self, now: Instant) -> Option<Ask> {
-        if self.open.len() >= IN_ALL || self.todo.is_clear() {
+    /// The next request to make while the node's other blobs have `others` open; call until `None`, and again after each
+    /// report.
+    pub fn next(&mut self, others: usize, now: Instant) -> Option<Ask> {
+        let open = self.open.len();
+        let enough = open >= IN_ALL || open >= ALWAYS && open + others >= OF_ALL_BLOBS;
+        if enough || self.todo.is_clear() {
             return None;
         }
         let usable = self.peers.iter().filter(|peer| peer.is_usable()).count();

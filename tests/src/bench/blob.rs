@@ -13,8 +13,8 @@ use crate::fleet::Fleet;
 /// The repository of all blobs without an image.
 const REPOSITORY: &str = "bench/blobs";
 const MIB: u64 = 1 << 20;
-/// The smallest piece that nodes exchange, and what blobs are multiples of.
-pub(super) const PIECE: u64 = 256 << 10;
+/// The smallest piece that nodes exchange.
+const PIECE: u64 = 256 << 10;
 /// How much of each piece is random.
 const PAGE: usize = 4096;
 
@@ -47,19 +47,21 @@ impl Blob {
     }
 }
 
-/// Writes a file of `bytes`, a multiple of [`PIECE`], that begins with `head`, and returns its sha256.
+/// Writes a file of `bytes` that begins with `head`, and returns its sha256.
 pub(super) fn fill(path: &Path, bytes: u64, head: &[u8]) -> io::Result<String> {
     let (mut file, mut random) = (File::create(path)?, File::open("/dev/urandom")?);
     let mut piece = vec![0; PIECE as usize];
     let mut sha256 = Sha256::new();
     for at in (0..bytes).step_by(PIECE as usize) {
-        random.read_exact(&mut piece[..PAGE])?;
+        let len = PIECE.min(bytes - at) as usize;
+        let page = PAGE.min(len);
+        random.read_exact(&mut piece[..page])?;
         if at == 0 {
             piece[..head.len()].copy_from_slice(head);
         }
         file.seek(SeekFrom::Start(at))?;
-        file.write_all(&piece[..PAGE])?;
-        sha256.update(&piece);
+        file.write_all(&piece[..page])?;
+        sha256.update(&piece[..len]);
     }
     file.set_len(bytes)?;
     Ok(hex::encode(sha256.finalize()))

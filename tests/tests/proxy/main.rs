@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
 mod access;
+mod ahead;
 mod away;
 mod crowd;
 mod explain;

@@ -121,6 +121,19 @@ fn a_list_prolongs_no_other_word() {
 }
 
 #[test]
+fn a_layer_leads_to_the_next_one_that_is_not_foreign() {
+    let access = Access::new(Duration::ZERO);
+    let (scope, _) = access.scope("r", "a", &HeaderMap::new());
+    let [parent, config, first, foreign, last] = [0u8, 1, 2, 3, 4].map(|n| Digest::of(&[n]));
+    access.show(&scope, None, parent, 5);
+    let config = Child { kind: Kind::Config, ..child(config, false) };
+    access.pass_on(&scope, parent, &[config.clone(), child(first, false), child(foreign, true), child(last, false)]);
+    let next = |digest| access.listed(&scope, digest).map(|listed| listed.next);
+    assert_eq!((next(config.digest), next(first)), (Some(None), Some(Some(last))));
+    assert_eq!((next(last), next(foreign)), (Some(None), None));
+}
+
+#[test]
 fn a_listed_digest_needs_provenance_while_the_registry_is_away() {
     let access = Access::new(Duration::from_secs(60));
     let (scope, _) = access.scope("r", "a", &HeaderMap::new());

@@ -184,9 +184,14 @@ impl Course {
         }
     }
 
-    /// The next request to make of a neighbour; call until `None`.
-    pub fn next(&mut self, now: Instant) -> Option<Ask> {
-        self.plan.next(now)
+    /// The next request to make of a neighbour while the node's other blobs have `others` open; call until `None`.
+    pub fn next(&mut self, others: usize, now: Instant) -> Option<Ask> {
+        self.plan.next(others, now)
+    }
+
+    /// How many requests to neighbours are open.
+    pub fn open(&self) -> usize {
+        self.plan.open()
     }
 
     /// Somebody else brings a piece that was to be asked for.

@@ -17,7 +17,7 @@ fn set(count: usize, indices: impl IntoIterator<Item = usize>) -> FixedBitSet {
 }
 
 fn asked(plan: &mut Plan, now: Instant) -> Vec<Ask> {
-    std::iter::from_fn(|| plan.next(now)).collect()
+    std::iter::from_fn(|| plan.next(0, now)).collect()
 }
 
 #[test]
@@ -47,6 +47,19 @@ fn every_second_request_is_for_the_rarest() {
         asked(&mut plan, now).iter().filter(|ask| ask.peer == peer(0)).map(|ask| ask.index).collect();
     assert!(of_first.iter().any(|index| [70, 71].contains(index)), "{of_first:?}");
     assert_eq!(of_first.len(), IN_ALL / 5, "each of five its share");
+}
+
+#[test]
+fn while_other_blobs_have_all_requests_one_still_has_a_few() {
+    let now = Instant::now();
+    let mut plan = Plan::new(&set(100, []), 0..100, 1);
+    for n in 0..7 {
+        plan.set_peer(peer(n), &set(100, 0..100), true);
+    }
+    let mut open = |others| std::iter::from_fn(|| plan.next(others, now)).count();
+    assert_eq!(open(OF_ALL_BLOBS), ALWAYS);
+    assert_eq!(open(OF_ALL_BLOBS - 5), 3, "up to five");
+    assert_eq!(open(0), IN_ALL - 5);
 }
 
 #[test]
@@ -142,10 +155,10 @@ fn patience_follows_the_usual_time_of_a_piece() {
     let now = Instant::now();
     let mut plan = Plan::new(&set(10, []), 0..10, 1);
     plan.set_peer(peer(0), &set(10, 0..10), true);
-    let ask = plan.next(now).unwrap();
+    let ask = plan.next(0, now).unwrap();
     assert_eq!(ask.patience, FIRST_PATIENCE);
     plan.done(ask.index, now + Duration::from_secs(2));
-    assert_eq!(plan.next(now).unwrap().patience, Duration::from_secs(8));
+    assert_eq!(plan.next(0, now).unwrap().patience, Duration::from_secs(8));
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,7 +201,10 @@ proptest! {
         while !plan.is_over() {
             steps += 1;
             prop_assert!(steps < 5_000, "does not end");
-            while let Some(ask) = plan.next(now) {
+            // What other blobs have open changes all the time.
+            let others = steps % 3 * OF_ALL_BLOBS;
+            while let Some(ask) = plan.next(others, now) {
+                prop_assert!(open.len() < ALWAYS || open.len() + others < OF_ALL_BLOBS, "more than all blobs may have");
                 let n = (0..12).find(|n| peer(*n) == ask.peer).unwrap() as usize;
                 prop_assert!(maps[n].contains(ask.index as usize) && !got.contains(ask.index as usize));
                 prop_assert!(wanted.0 <= ask.index && ask.index < wanted.1);
@@ -226,7 +242,7 @@ proptest! {
         }
         let mut open = Vec::new();
         while !plan.is_over() {
-            open.extend(std::iter::from_fn(|| plan.next(now)));
+            open.extend(std::iter::from_fn(|| plan.next(0, now)));
             let ask: Ask = open.remove(order as usize % open.len());
             if ask.peer == peer(bad) {
                 plan.done(ask.index, now);

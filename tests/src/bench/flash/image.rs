@@ -1,5 +1,5 @@
-//! The crowd's image: three layers in the proportion 64 : 24 : 8 with configuration and manifest, new each time, so that a
-//! crowd is cold whatever was pulled before.
+//! The crowd's image: layers in the case's proportion with configuration and manifest, new each time, so that a crowd is cold
+//! whatever was pulled before.
 //!
 //! Layers are tar files of one file each, not compressed: no runtime could compress them further, and unpacking them
 //! costs what writing costs.
@@ -13,17 +13,16 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::bench::blob::{PIECE, fill};
+use crate::bench::blob::fill;
 use crate::fleet::Fleet;
 use crate::fleet::registry::Repository;
 
 const REPOSITORY: &str = "bench/flash";
-/// Twelfths of the whole.
-const LAYERS: [u64; 3] = [8, 3, 1];
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// Ends an archive (POSIX.1, pax interchange format).
+/// The unit of archives, and what ends one (POSIX.1, pax interchange format).
+const TAR_BLOCK: u64 = 512;
 const TAR_END: u64 = 1024;
 
 /// An image that the fleet's registry has and nobody has pulled.
@@ -37,12 +36,15 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Makes one of `mib` MiB, called `tag`, in the registry's storage.
-    pub(super) fn create(fleet: &Fleet, tag: &str, mib: u64) -> Result<Self> {
+    /// Makes one of `mib` MiB with layers in the proportion of `shares`, called `tag`, in the registry's storage.
+    pub(super) fn create(fleet: &Fleet, tag: &str, mib: u64, shares: &[u64]) -> Result<Self> {
         let registry = fleet.registry();
         let bench = Bench { at: registry.node().entry().make_dir("making")?, shelf: registry.repository(REPOSITORY) };
-        let pieces = mib * (1 << 20) / PIECE;
-        let sizes = LAYERS.map(|share| (pieces * share).div_ceil(LAYERS.iter().sum()) * PIECE);
+        let unit = (mib << 20) as f64 / shares.iter().sum::<u64>() as f64;
+        let blocks = |share: &u64| (*share as f64 * unit / TAR_BLOCK as f64).ceil() as u64;
+        // A head and a file of one block.
+        let least = 2 * TAR_BLOCK + TAR_END;
+        let sizes: Vec<_> = shares.iter().map(|share| (blocks(share) * TAR_BLOCK).max(least)).collect();
         let layers = sizes.iter().map(|&size| bench.layer(size)).collect::<Result<Vec<_>>>()?;
         let diff_ids: Vec<_> = layers.iter().map(|layer| &layer["digest"]).collect();
         let config = json!({
@@ -108,7 +110,7 @@ fn header(size: u64) -> io::Result<[u8; 512]> {
     let mut header = tar::Header::new_gnu();
     header.set_path("data")?;
     header.set_mode(0o644);
-    header.set_size(size - 512 - TAR_END);
+    header.set_size(size - TAR_BLOCK - TAR_END);
     header.set_cksum();
     Ok(*header.as_bytes())
 }

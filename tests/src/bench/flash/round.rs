@@ -61,7 +61,7 @@ pub(super) struct Round {
 impl Scene<'_> {
     /// Round number `number`, from 1.
     pub(super) async fn round(&self, daemons: &[Daemon], number: usize) -> Result<Round> {
-        let image = Image::create(self.fleet, &format!("round{number}"), self.image_mib)?;
+        let image = Image::create(self.fleet, &format!("round{number}"), self.image_mib, self.setup.layers)?;
         let limit = Duration::from_secs_f64(60.0 + 3.0 * self.setup.worst(image.bytes));
         let pace = Pace { apart: self.setup.apart, limit };
         let (mut direct, mut mirror) = (None, None);

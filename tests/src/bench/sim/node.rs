@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use fixedbitset::FixedBitSet;
 use rand::RngExt as _;
+use waylay::pull::ahead::FARTHEST;
 use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, LINE, SLOTS, SLOW_READER};
 
 use super::{
@@ -51,8 +53,11 @@ pub(super) struct Node {
     haunted: usize,
     /// Leases under way of all blobs.
     pub(super) leases: usize,
-    next_blob: u16,
-    left_blobs: u16,
+    /// Layers in the image's order: how many its client has asked for, and how many it has begun to fetch.
+    asked: u16,
+    begun: u16,
+    /// Which it has.
+    has: FixedBitSet,
     pub(super) started: u64,
     pub(super) finished: Option<u64>,
     /// Blobs whose owners are being asked.
@@ -75,8 +80,9 @@ impl Node {
             line: VecDeque::new(),
             haunted: 0,
             leases: 0,
-            next_blob: 0,
-            left_blobs: 0,
+            asked: 0,
+            begun: 0,
+            has: FixedBitSet::new(),
             started: 0,
             finished: None,
             locating: Vec::new(),
@@ -92,35 +98,47 @@ impl Node {
 impl World {
     /// The node's client begins to pull.
     pub(super) fn start(&mut self, number: u32) {
-        let (now, blobs) = (self.now, self.blobs.len() as u16);
+        let (now, blobs) = (self.now, self.blobs.len());
         let node = &mut self.nodes[number as usize];
-        if !node.alive {
-            return;
-        }
-        (node.started, node.left_blobs) = (now, blobs);
-        for _ in 0..self.preset.parallel {
-            self.begin_next(number);
+        if node.alive {
+            (node.started, node.has) = (now, FixedBitSet::with_capacity(blobs));
+            self.ask_more(number);
         }
     }
 
-    fn begin_next(&mut self, number: u32) {
+    /// The client asks for layers, and those that come next are begun beforehand.
+    fn ask_more(&mut self, number: u32) {
+        let blobs = self.blobs.len() as u16;
         let node = &mut self.nodes[number as usize];
-        if usize::from(node.next_blob) < self.blobs.len() {
-            node.next_blob += 1;
-            let blob = node.next_blob - 1;
+        let mut waits = (0..node.asked).filter(|blob| !node.has.contains((*blob).into())).count();
+        while waits < self.preset.parallel && node.asked < blobs {
+            waits += usize::from(!node.has.contains(node.asked.into()));
+            node.asked += 1;
+        }
+        let first = node.begun;
+        node.begun = node.begun.max(node.asked);
+        let size = |blob: u16| self.blobs[usize::from(blob)].layout.size();
+        let mut ahead: u64 = (node.asked..node.begun).map(size).sum();
+        let farthest = blobs.min(node.asked + FARTHEST as u16);
+        while node.begun < farthest && ahead + size(node.begun) <= self.preset.read_ahead {
+            ahead += size(node.begun);
+            node.begun += 1;
+        }
+        for blob in first..node.begun {
             self.locate(number, blob);
         }
     }
 
     /// The node has a blob.
-    pub(super) fn has_blob(&mut self, number: u32) {
+    pub(super) fn has_blob(&mut self, number: u32, blob: u16) {
         let node = &mut self.nodes[number as usize];
-        node.left_blobs -= 1;
-        if node.left_blobs == 0 {
+        node.has.insert(blob.into());
+        if node.has.is_full() {
             node.finished = Some(self.now);
             self.unfinished -= 1;
+        } else {
+            self.ask_more(number);
         }
-        self.begin_next(number);
     }
 
     /// When a message from one node to another may leave. `lasting` connections carry watches and pieces; others a question

@@ -293,7 +293,7 @@ impl World {
                 self.later(NEWS_NS + wait + self.way(node, owner), Event::Announced { owner, node, blob });
             }
         }
-        self.has_blob(node);
+        self.has_blob(node, blob);
     }
 
     pub(super) fn announced(&mut self, owner: u32, node: u32, blob: u16) {

@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use waylay::pull::ahead::READ_AHEAD;
 
 /// The presets by their names, smallest first.
 const FILES: [(&str, &str); 14] = [
@@ -34,6 +35,9 @@ pub(super) struct Preset {
     pub(super) layers: Vec<u64>,
     /// Layers that a client pulls at the same time.
     pub(super) parallel: usize,
+    /// Bytes of the layers that come next that are begun before they are asked for.
+    #[serde(default = "read_ahead")]
+    pub(super) read_ahead: u64,
     pub(super) up: f64,
     pub(super) down: f64,
     pub(super) registry: Registry,
@@ -119,6 +123,10 @@ pub(super) struct Targets {
     pub(super) zone_ratio: Option<f64>,
     /// Measured by `bench flash`: what the simulation is held against, within a tenth.
     pub(super) measured_last_s: Option<f64>,
+}
+
+const fn read_ahead() -> u64 {
+    READ_AHEAD
 }
 
 impl Preset {

@@ -276,7 +276,10 @@ impl World {
             let Some(request) = self.requests.get(at) else { continue };
             let (client, server, index) = (request.client, request.server, request.index);
             self.tally.stalls += 1;
-            self.missed(client, server, 0);
+            // One that lives tells what it has meanwhile, and only this blob's plan leaves it alone.
+            if !self.nodes[server as usize].alive {
+                self.missed(client, server, 0);
+            }
             if let Some(session) = self.sessions[number as usize].as_mut() {
                 session.asks.retain(|ask| *ask != at);
                 session.writing.remove(index as usize);
@@ -316,7 +319,10 @@ impl World {
                 return;
             }
         }
-        while let Some(ask) = course.next(now) {
+        // This one is not among them now.
+        let all = self.session_of(node, 0) as usize..self.session_of(node + 1, 0) as usize;
+        let others = self.sessions[all].iter().flatten().map(|session| session.asks.len()).sum();
+        while let Some(ask) = course.next(others, now) {
             self.ask(number, &mut session, &mut course, ask);
         }
         if let Some(pieces) = course.push_on(now) {

@@ -1,0 +1,164 @@
+//! Reading ahead: runtimes ask for three layers at a time, and each new one costs them the search for those who have it.
+//! Among other members, the layers that come next in the image are brought here before they are asked for, with the client's
+//! own right and never by a request of their own kind: the registry is asked as for any blob that a crowd shares.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body_util::BodyExt as _;
+use moka::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Pull, Question, Right, access::Scope};
+use crate::{
+    content::Tally,
+    metrics::Metrics,
+    oci::{Digest, range::Asked},
+};
+
+/// Bytes that are read ahead where nothing else is configured: with three layers at a time of an image of thirty, a fifth less
+/// takes as long, and twice as much is slower again (`docs/scale.md`).
+pub const READ_AHEAD: u64 = 64 << 20;
+/// One request looks at so many layers after its own.
+pub const FARTHEST: usize = 16;
+/// A layer that nobody has asked for by then makes room for others: its pull was given up, or the runtime had it already.
+const UNASKED: Duration = Duration::from_secs(60);
+/// Layers remembered at most.
+const MOST: u64 = 10_000;
+/// Room is counted in these.
+const KIB: u64 = 1 << 10;
+
+/// What is being read ahead on this node.
+pub struct Ahead {
+    begun: Cache<(Scope, Digest), Arc<Begun>>,
+    room: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// One layer that was begun before it was asked for.
+struct Begun {
+    size: u64,
+    /// Where its bytes came from.
+    tally: Arc<Tally>,
+    /// Held until it is asked for.
+    room: Mutex<Option<OwnedSemaphorePermit>>,
+    /// It came to its end.
+    came: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+/// What [`Ahead::begin`] has to say.
+enum Next {
+    Begun(Arc<Begun>),
+    /// It is under way, or was.
+    Known,
+    /// It waits until some that came before are asked for.
+    NoRoom,
+}
+
+impl Ahead {
+    /// Layers of `most` bytes together may be here, or on their way, before they are asked for.
+    pub fn new(most: u64, metrics: Arc<Metrics>) -> Self {
+        let room = usize::try_from(most / KIB).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let begun = Cache::builder().max_capacity(MOST).time_to_idle(UNASKED).build();
+        Self { begun, room: Arc::new(Semaphore::new(room)), metrics }
+    }
+
+    /// A client asks for `digest` itself; if that was begun before, where its bytes came from.
+    pub(super) fn asked(&self, scope: &Scope, digest: Digest) -> Option<Arc<Tally>> {
+        let begun = self.begun.get(&(scope.clone(), digest))?;
+        begun.make_room();
+        Some(begun.tally.clone())
+    }
+
+    fn begin(&self, scope: &Scope, digest: Digest, size: u64) -> Next {
+        let key = (scope.clone(), digest);
+        if self.begun.contains_key(&key) {
+            return Next::Known;
+        }
+        // Those whose time is over keep their room until they are looked for.
+        self.begun.run_pending_tasks();
+        let Ok(units) = u32::try_from(size.div_ceil(KIB)) else { return Next::NoRoom };
+        let Ok(room) = self.room.clone().try_acquire_many_owned(units) else { return Next::NoRoom };
+        let begun = Arc::new(Begun {
+            size,
+            tally: Arc::default(),
+            room: Mutex::new(Some(room)),
+            came: AtomicBool::default(),
+            metrics: self.metrics.clone(),
+        });
+        self.begun.insert(key, begun.clone());
+        Next::Begun(begun)
+    }
+}
+
+impl Begun {
+    fn came(&self) {
+        self.came.store(true, Ordering::Relaxed);
+        self.metrics.read_ahead.inc_by(self.size);
+    }
+
+    /// Whether it had room until now.
+    fn make_room(&self) -> bool {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.make_room() && self.came.load(Ordering::Relaxed) {
+            self.metrics.read_ahead_unasked.inc_by(self.size);
+        }
+    }
+}
+
+impl Pull {
+    /// A client asks for `layer`: those that come after it are begun, as far as there is room.
+    pub(super) fn read_ahead(self: &Arc<Self>, question: &Question, layer: Digest) {
+        let scope = &question.scope;
+        let mut last = layer;
+        for _ in 0..FARTHEST {
+            let Some(digest) = self.access.listed(scope, last).and_then(|listed| listed.next) else { return };
+            let Some(listed) = self.access.listed(scope, digest) else { return };
+            match self.ahead.begin(scope, digest, listed.size) {
+                Next::Begun(begun) => {
+                    let Some(question) = question.of(digest) else { return };
+                    tokio::spawn(self.clone().bring(question, digest, begun));
+                }
+                Next::Known => {}
+                Next::NoRoom => return,
+            }
+            last = digest;
+        }
+    }
+
+    /// Brings a layer here that nobody has asked for yet. Whatever goes wrong is for the client's own request to tell.
+    async fn bring(self: Arc<Self>, question: Question, digest: Digest, begun: Arc<Begun>) {
+        let (found, turn) = self.blob_near(&question, digest, Asked::Whole).await;
+        let size = begun.size;
+        let found = found.filter(|found| !found.is_here() && found.size == size);
+        let opened = match found {
+            Some(found) if matches!(self.right(&question, digest, &found).await, Right::Granted) => {
+                self.content.open(digest, found, question.supply(), 0..size, begun.tally.clone()).await.ok()
+            }
+            _ => None,
+        };
+        drop(turn);
+        let mut left = size;
+        if let Some(mut opened) = opened {
+            while let Some(Ok(frame)) = opened.body.frame().await {
+                left -= frame.data_ref().map_or(0, |data| data.len() as u64).min(left);
+            }
+        }
+        if left == 0 {
+            begun.came();
+        } else {
+            begun.make_room();
+        }
+    }
+}
