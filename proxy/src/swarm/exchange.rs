@@ -72,7 +72,7 @@ pub(crate) struct Exchange {
     pub(crate) control: Arc<Control>,
     pub(crate) sessions: Sessions,
     pub(super) orders: Orders,
-    /// Cloned for each lease under way.
+    /// Cloned for each lease under way or asked for.
     pub(crate) leases: Arc<()>,
     /// The same of requests for pieces.
     pub(crate) asks: Arc<()>,

@@ -36,11 +36,14 @@ use super::{
 };
 use crate::store::{StoreError, piece::Layout};
 
+/// A place among the leases of all blobs, where one was asked for.
+type LeaseSlot = Option<Arc<()>>;
+
 enum Report {
     Has(SocketAddr, Result<FixedBitSet, GetError>),
     Piece(Ask, Result<u64, GetError>),
     Lease { pieces: Range<u32>, took: Duration, ended: Result<(), Declined> },
-    Joined(Option<Joined>),
+    Joined(Option<Joined>, LeaseSlot),
 }
 
 /// Fetches what it can of what is wished for. Ends when all is here, when neither the registry nor anybody else gives
@@ -208,8 +211,11 @@ impl Fetch<'_> {
     fn join(&mut self, held: &FixedBitSet, registry: Reach) {
         let join = self.course.report(self.wish.partial.digest(), held, registry, self.who());
         let (exchange, pool, reports) = (self.exchange.clone(), self.pool.clone(), self.reports.clone());
+        // What may be granted counts: all blobs of an image ask in the same moment.
+        let slot = (registry != Reach::No).then(|| self.exchange.leases.clone());
         self.tasks.spawn(async move {
-            let _ = reports.send(Report::Joined(locate::join(&exchange, &pool, join).await)).await;
+            let joined = locate::join(&exchange, &pool, join).await;
+            let _ = reports.send(Report::Joined(joined, slot)).await;
         });
     }
 
@@ -260,7 +266,8 @@ impl Fetch<'_> {
                 self.course.failed(ask.index, failure, now);
             }
             Report::Lease { pieces, took, ended } => self.took(&pieces, took, ended, now),
-            Report::Joined(joined) => self.joined(joined, now),
+            // Its own place is counted by now.
+            Report::Joined(joined, _slot) => self.joined(joined, now),
         }
         true
     }

@@ -36,7 +36,7 @@ const LEASES: usize = 2;
 /// the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
 const LEASES_IN_ALL: usize = 4;
 /// A blob of which nothing comes for so long may have a lease although another blob has one.
-const STARVING: Duration = Duration::from_millis(100);
+const STARVING: Duration = Duration::from_millis(300);
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// What is to be imported and nobody is known to have for so long is another's to import.
@@ -212,7 +212,7 @@ impl Course {
     }
 
     /// Whether to ask the owner now, because it is time or because there is room for another lease; and if so, how the
-    /// registry can be asked. `in_all` counts the leases under way of all blobs.
+    /// registry can be asked. `in_all` counts the leases of all blobs that are under way or being asked for.
     pub fn join(&mut self, held: &FixedBitSet, in_all: usize, now: Instant) -> Option<Reach> {
         if self.owner.asking {
             return None;
@@ -358,8 +358,9 @@ impl Course {
     /// Whether another lease may be asked for.
     fn has_room(&self, held: &FixedBitSet, in_all: usize, now: Instant) -> bool {
         let alone = || {
-            let nearly = self.plan.leased(held) <= 1;
-            self.neighbours.is_empty() && nearly && self.leases.len() < LEASES && in_all < LEASES_IN_ALL
+            // Before its owner has answered, any blob seems to be this node's alone.
+            let (known, nearly) = (self.owner.epoch != 0, self.plan.leased(held) <= 1);
+            known && self.neighbours.is_empty() && nearly && self.leases.len() < LEASES && in_all < LEASES_IN_ALL
         };
         let starving = || {
             let quiet = now.saturating_duration_since(self.progress);
@@ -380,6 +381,8 @@ mod tests {
         let held = FixedBitSet::with_capacity(layout.count() as usize);
         let course = || Course::new(layout, &held, 0..layout.count(), 1, now);
         let mut alone = course();
+        assert!(alone.has_room(&held, 0, now) && !alone.has_room(&held, 1, now), "it may not be alone");
+        alone.owner.epoch = 1;
         assert!(alone.has_room(&held, 0, now) && alone.has_room(&held, 1, now), "another blob's lease is no hindrance");
         assert_eq!(alone.leased(0..1, now), Some(0..1));
         assert!(alone.has_room(&held, 1, now), "the last one has nearly come");

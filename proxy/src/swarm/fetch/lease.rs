@@ -59,7 +59,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// Leases under way of all blobs.
+    /// Leases of all blobs that are under way or asked for.
     pub(super) fn under_way(&self) -> usize {
         // The exchange holds one of them itself.
         Arc::strong_count(&self.exchange.leases) - 1

@@ -53,6 +53,8 @@ pub(super) struct Node {
     haunted: usize,
     /// Leases under way of all blobs.
     pub(super) leases: usize,
+    /// Questions for leases under way.
+    pub(super) asking: usize,
     /// Layers in the image's order: how many its client has asked for, and how many it has begun to fetch.
     asked: u16,
     begun: u16,
@@ -80,6 +82,7 @@ impl Node {
             line: VecDeque::new(),
             haunted: 0,
             leases: 0,
+            asking: 0,
             asked: 0,
             begun: 0,
             has: FixedBitSet::new(),
@@ -340,7 +343,7 @@ impl World {
         self.later(ms(CRASHES_MS), Event::Crash);
     }
 
-    fn die(&mut self, doomed: u32) {
+    pub(super) fn die(&mut self, doomed: u32) {
         self.tally.crashed += 1;
         let node = &mut self.nodes[doomed as usize];
         node.alive = false;

@@ -257,6 +257,9 @@ impl World {
     fn joined(&mut self, node: u32, blob: u16, joined: Option<Joined>) {
         let (number, now) = (self.session_of(node, blob), self.instant());
         let Some(mut session) = self.sessions[number as usize].take() else { return };
+        if std::mem::take(&mut session.asking) {
+            self.nodes[node as usize].asking -= 1;
+        }
         let leased = session.course.as_mut().and_then(|course| course.joined(joined.as_ref(), now));
         if let Some(pieces) = leased {
             self.take(number, &mut session, pieces);

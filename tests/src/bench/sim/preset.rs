@@ -52,6 +52,8 @@ pub(super) struct Preset {
     /// The share of nodes that crash in each second.
     #[serde(default)]
     pub(super) crashes: f64,
+    /// When the owner of the first layer dies.
+    pub(super) owner_dies_s: Option<f64>,
     pub(super) tail: Option<Tail>,
     pub(super) zones: Option<Zones>,
     /// It ends after this, whoever has finished.

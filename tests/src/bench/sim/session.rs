@@ -8,11 +8,14 @@ use waylay::{
     store::piece::Layout,
     swarm::{
         plan::IN_ALL,
-        pure::{Ask, Course, Failure, Outlook, SLOWEST},
+        pure::{Ask, Course, Failure, Outlook, Reach, SLOWEST},
     },
 };
 
-use super::world::{Event, World, address, ms, number};
+use super::{
+    node::Node,
+    world::{Event, World, address, ms, number},
+};
 
 /// Silence is looked for this often.
 const CHECK_NS: u64 = 250_000_000;
@@ -37,6 +40,8 @@ pub(super) struct Session {
     watchers: Vec<u32>,
     pub(super) asks: Vec<u32>,
     pub(super) takings: Vec<u32>,
+    /// It asks for a lease.
+    pub(super) asking: bool,
     /// When it looks around next.
     wakes: u64,
 }
@@ -85,6 +90,7 @@ impl World {
             watchers: Vec::new(),
             asks: Vec::new(),
             takings: Vec::new(),
+            asking: false,
             wakes: u64::MAX,
         }));
         for (peer, complete) in providers {
@@ -329,7 +335,10 @@ impl World {
             self.tally.unleased += 1;
             self.take(number, &mut session, pieces);
         }
-        if let Some(reach) = course.join(&session.held, self.nodes[node as usize].leases, now) {
+        let Node { leases, asking, .. } = &mut self.nodes[node as usize];
+        if let Some(reach) = course.join(&session.held, *leases + *asking, now) {
+            session.asking = reach != Reach::No;
+            *asking += usize::from(session.asking);
             let zone = self.zone_name(node);
             let join =
                 course.report(self.blobs[usize::from(blob)].digest, &session.held, reach, (&zone, super::REGISTRY));

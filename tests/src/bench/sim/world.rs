@@ -70,6 +70,8 @@ pub(super) enum Event {
     Idle { from: u32, to: u32 },
     /// Some nodes crash.
     Crash,
+    /// This one does.
+    Die(u32),
 }
 
 /// All of it.
@@ -151,6 +153,9 @@ impl World {
         if preset.crashes > 0.0 {
             queue.push(ms(100.0), Event::Crash);
         }
+        if let (Some(at), Some(owner)) = (preset.owner_dies_s, blobs.first().and_then(|blob| blob.owners.first())) {
+            queue.push(ms(at * 1e3), Event::Die(*owner));
+        }
         Ok(Self {
             unfinished: preset.nodes,
             preset,
@@ -231,6 +236,7 @@ impl World {
             Event::Released(server) => self.released(server),
             Event::Idle { from, to } => self.idle(from, to),
             Event::Crash => self.crash(),
+            Event::Die(node) => self.die(node),
         }
     }
 
