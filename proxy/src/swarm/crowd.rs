@@ -156,7 +156,6 @@ impl Crowd {
         let mut neighbours = imports.as_ref().map_or(Vec::new(), |it| self.abroad(from, it.start as usize));
         let room = MAX_PROVIDERS - neighbours.len();
         neighbours.extend(self.introduce(from, usize::from(join.neighbours), room));
-        let again = self.again(from, now);
         if let Some(member) = self.members.get_mut(&from) {
             for piece in lease.iter().chain(&imports).cloned().flatten() {
                 member.granted.insert(piece as usize);
@@ -167,6 +166,10 @@ impl Crowd {
                 member.imports.insert_range(imports.start as usize..imports.end as usize);
                 (member.import, member.imported_at) = (imports.len(), now);
             }
+        }
+        // Whoever was just granted something is to be heard of soon: it may die with it.
+        let again = self.again(from, now);
+        if let Some(member) = self.members.get_mut(&from) {
             member.due = now + if member.held.is_full() { SEEDS } else { again * 2 + GRACE };
             self.soonest = self.soonest.min(member.due);
         }
@@ -180,7 +183,7 @@ impl Crowd {
         if !zone.is_empty() && self.zones.get(zone).is_none_or(|zone| zone.whole == 0) {
             return false;
         }
-        let grows = self.members.get(&from).is_some_and(|member| now.saturating_duration_since(member.grew) < STARVED);
+        let grows = self.members.get(&from).is_some_and(|member| !member.starves(now));
         // For good: what a lease brings then is no sign of a holder.
         self.starved |= !grows;
         !self.starved
@@ -272,11 +275,11 @@ impl Crowd {
         self.note_taker(from);
     }
 
-    /// What somebody has or is about to have, for one who asks from the zone `asker`: all over, or in one zone.
-    fn claimed(&self, asker: &str, zone: Option<&str>, now: Instant) -> FixedBitSet {
+    /// What so many members have or one is about to have, for one who asks from the zone `asker`: all over, or in one zone.
+    fn claimed(&self, asker: &str, zone: Option<&str>, holders: u32, now: Instant) -> FixedBitSet {
         let mut claimed = FixedBitSet::with_capacity(self.layout.count() as usize);
         for (name, members) in self.zones.iter().filter(|(name, _)| zone.is_none_or(|zone| *name == zone)) {
-            members.add_parts(&mut claimed);
+            members.add_parts(&mut claimed, holders);
             // One that has all no longer reports. Its neighbours see what it has; the owner could not tell if it died.
             if members.whole > 0 && name != asker {
                 claimed.insert_range(..);
@@ -360,6 +363,11 @@ impl Member {
         let pieces = Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate);
         let patience = if self.zone == asker { STALLED } else { pieces.clamp(STALLED_ABROAD, STALLED) };
         now.saturating_duration_since(self.progress) <= patience
+    }
+
+    /// Whether it had nothing more for long, from anywhere.
+    fn starves(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.grew) >= STARVED
     }
 
     /// Whether it takes anything from the registry.

@@ -30,7 +30,7 @@ use super::{
     },
     frame::{Joined, Reach},
     locate,
-    plan::{Ask, Failure, MIN_PATIENCE},
+    plan::{Ask, Failure},
     pool::Pool,
     sessions::Session,
 };
@@ -67,7 +67,6 @@ pub(super) async fn fetch(
         tasks: JoinSet::new(),
         reports,
         bytes: BTreeMap::new(),
-        heard: BTreeMap::new(),
         fetched: Fetched::default(),
         takings: Vec::new(),
         wish,
@@ -99,8 +98,6 @@ struct Fetch<'a> {
     tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
     bytes: BTreeMap<SocketAddr, u64>,
-    /// When a piece or news last came from each peer.
-    heard: BTreeMap<SocketAddr, Instant>,
     fetched: Fetched,
     takings: Vec<Taking>,
 }
@@ -240,7 +237,6 @@ impl Fetch<'_> {
         let now = Instant::now();
         match report {
             Report::Has(peer, Ok(pieces)) => {
-                self.heard.insert(peer, now);
                 self.course.has(peer, &pieces, self.exchange.members.is_near(peer));
             }
             Report::Has(peer, Err(error)) => {
@@ -249,7 +245,6 @@ impl Fetch<'_> {
             }
             Report::Piece(ask, Ok(bytes)) => {
                 self.course.came(ask.index, now);
-                self.heard.insert(ask.peer, now);
                 *self.bytes.entry(ask.peer).or_default() += bytes;
             }
             Report::Piece(_, Err(GetError::Store(error))) => {
@@ -261,6 +256,7 @@ impl Fetch<'_> {
                 let failure = match error {
                     GetError::Quarantined | GetError::NotHere => Failure::Piece,
                     GetError::Busy => Failure::Busy,
+                    GetError::Stall if self.pool.hears(ask.peer) => Failure::Slow,
                     _ => Failure::Peer,
                 };
                 self.course.failed(ask.index, failure, now);
@@ -292,9 +288,8 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Busy | GetError::Store(_) => return,
         };
-        // One that is slow with a piece and tells what it has is there for others' questions.
-        let lives = blame == Blame::Stall && self.heard.get(&peer).is_some_and(|at| at.elapsed() < MIN_PATIENCE);
-        if matches!(blame, Blame::Gone | Blame::Stall) && !lives {
+        // One that is slow with a piece may be there for others' questions.
+        if blame == Blame::Gone || blame == Blame::Stall && !self.pool.hears(peer) {
             self.pool.missed(peer);
         }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.wish.partial.digest(), "a peer failed");

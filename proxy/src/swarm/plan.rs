@@ -59,8 +59,10 @@ pub struct Ask {
 /// How bad a failure was for the peer that caused it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// Never ask this peer again: it lied, sent wrong bytes, stalled or vanished.
+    /// Never ask this peer again: it lied, sent wrong bytes, fell silent or vanished.
     Peer,
+    /// The peer lives, and this took too long. It is asked again in a while, with more patience; three times in a row are enough.
+    Slow,
     /// The peer may be fine, this piece from it was not to be had.
     Piece,
     /// The peer has too many in line. It is asked again a little later, for anything.
@@ -249,7 +251,7 @@ impl Plan {
             ready.into_iter().skip(1).find_map(|(.., at)| Some((at, self.pick(at, usable)?)))
         });
         let (peer, index) = found?;
-        let patience = self.patience();
+        let patience = self.patience(self.peers[peer].near);
         self.in_order = !self.in_order;
         self.todo.remove(index as usize);
         self.open.push(Open { index, peer, since: now });
@@ -261,18 +263,19 @@ impl Plan {
     pub fn done(&mut self, index: u32, now: Instant) {
         let Some(Open { peer, since, .. }) = self.close(index) else { return };
         self.imports.remove(index as usize);
-        self.peers[peer].refused = 0;
+        (self.peers[peer].refused, self.peers[peer].lags) = (0, 0);
         let (took, usual) = (now.saturating_duration_since(since), &mut self.peers[peer].usual);
         *usual = Some(usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
     /// The piece did not come.
     pub fn failed(&mut self, index: u32, failure: Failure, now: Instant) {
-        let Some(Open { peer, .. }) = self.close(index) else { return };
+        let Some(Open { peer, since, .. }) = self.close(index) else { return };
         self.todo.insert(index as usize);
         let peer = &mut self.peers[peer];
         match failure {
             Failure::Busy => return peer.rest(now),
+            Failure::Slow => return peer.lag(since, now, &mut self.holders),
             Failure::Piece => {}
             Failure::Peer => peer.leave(&mut self.holders),
         }
@@ -352,8 +355,9 @@ impl Plan {
     }
 
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
-    fn patience(&self) -> Duration {
-        let usual = self.peers.iter().filter_map(|peer| peer.usual).max();
+    fn patience(&self, near: bool) -> Duration {
+        let alike = self.peers.iter().filter(|peer| peer.near == near && peer.is_asked());
+        let usual = alike.filter_map(|peer| peer.usual).max();
         usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
 }

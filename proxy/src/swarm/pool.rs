@@ -18,6 +18,7 @@ use super::{
     control::Tally,
     frame::{self, ALPN, Answer, Ask, FrameError, Request, Word, code},
     members::Members,
+    plan::MIN_PATIENCE,
 };
 use crate::throttle::Throttle;
 
@@ -81,12 +82,13 @@ impl Unheard {
     }
 }
 
-/// The stream that an answer comes on. The connection stays open while it lives.
+/// The stream that an answer comes on.
 #[derive(Debug)]
 pub(crate) struct Reply {
     /// What the peer says.
     pub(crate) stream: RecvStream,
-    _slot: Arc<Slot>,
+    /// The connection stays open while this lives.
+    slot: Arc<Slot>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,15 @@ struct Slot {
     // tokio: held while connecting, so that others wait for the same connection.
     connection: tokio::sync::Mutex<Option<Connection>>,
     used: Mutex<Instant>,
+    /// When a part of a piece or news of what it has last came.
+    heard: Mutex<Option<Instant>>,
+}
+
+impl Reply {
+    /// Something of the answer came.
+    pub(crate) fn came(&self) {
+        *self.slot.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
 }
 
 impl Pool {
@@ -169,7 +180,7 @@ impl Pool {
         frame::send(&mut send, request).await?;
         // Closed already by the other side: then it has answered.
         let _ = send.finish();
-        Ok(Reply { stream, _slot: slot })
+        Ok(Reply { stream, slot })
     }
 
     /// Asks and waits for a one-frame answer. A peer that does not answer is left alone for a while.
@@ -215,6 +226,13 @@ impl Pool {
         self.members.missed(peer);
     }
 
+    /// Whether anything of a piece, or news, came from the peer in the last moment.
+    pub(crate) fn hears(&self, peer: SocketAddr) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = slots.get(&peer).and_then(|slot| *slot.heard.lock().unwrap_or_else(PoisonError::into_inner));
+        heard.is_some_and(|heard| heard.elapsed() < MIN_PATIENCE)
+    }
+
     /// Closes what nobody used for a while and nobody uses now.
     pub(crate) fn sweep(&self) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,7 +257,10 @@ impl Pool {
 
     fn slot(&self, peer: SocketAddr) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Slot { connection: tokio::sync::Mutex::new(None), used: Mutex::new(Instant::now()) });
+        let new = || {
+            let (connection, heard) = Default::default();
+            Arc::new(Slot { connection, used: Mutex::new(Instant::now()), heard })
+        };
         slots.entry(peer).or_insert_with(new).clone()
     }
 }

@@ -11,6 +11,7 @@ mod plot;
 mod preset;
 mod queue;
 mod registry;
+mod request;
 mod session;
 mod slab;
 mod tally;

@@ -27,13 +27,13 @@ impl Crowd {
         }
         let mut free = FixedBitSet::with_capacity(unseen.len());
         for (_, abroad) in self.zones.iter().filter(|(name, _)| **name != member.zone) {
-            abroad.add_parts(&mut free);
+            abroad.add_parts(&mut free, 1);
             if abroad.whole > 0 {
                 free.insert_range(..);
             }
         }
         free.intersect_with(unseen);
-        free.difference_with(&self.claimed(&member.zone, Some(&member.zone), now));
+        free.difference_with(&self.claimed(&member.zone, Some(&member.zone), 1, now));
         let here = self.zones.get(&member.zone).map_or(0, |zone| zone.len() - zone.whole);
         let fair = free.count_ones(..) / (4 * here.max(1));
         let took = now.saturating_duration_since(member.imported_at);

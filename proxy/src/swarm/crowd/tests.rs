@@ -11,6 +11,12 @@ fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 4500))
 }
 
+fn set(count: usize, indices: Range<usize>) -> FixedBitSet {
+    let mut set = FixedBitSet::with_capacity(count);
+    set.insert_range(indices);
+    set
+}
+
 /// One member, as it would tell of itself.
 struct Node {
     addr: SocketAddr,
@@ -93,6 +99,46 @@ fn what_a_dead_lessee_had_is_leased_again_and_what_others_have_is_not() {
     assert_eq!(lives.join(&mut crowd, soon).lease, None, "the other has them and lives");
     let late = start + GRACE + BUSY * 3;
     assert_eq!(lives.join(&mut crowd, late).lease, Some(0..2));
+}
+
+#[test]
+fn what_only_one_is_known_to_have_is_leased_again_to_one_that_starves() {
+    let mut now = Instant::now();
+    for (holders, expected) in [(1, Some(0..1)), (2, None)] {
+        let mut crowd = crowd(4, now);
+        for n in 0..holders {
+            let mut holder = Node::new(n, 4);
+            // They lack the last one, and do not ask for it.
+            (holder.reach, holder.held) = (Reach::No, set(4, 0..3));
+            holder.join(&mut crowd, now);
+        }
+        let (mut takes_last, mut starves) = (Node::new(8, 4), Node::new(9, 4));
+        takes_last.held = set(4, 1..3);
+        assert_eq!(takes_last.join(&mut crowd, now).lease, Some(3..4));
+        starves.held = set(4, 1..3);
+        assert_eq!(starves.join(&mut crowd, now).lease, None);
+        now += STARVED;
+        assert_eq!(starves.join(&mut crowd, now).lease, expected);
+    }
+}
+
+#[test]
+fn who_was_just_granted_a_lease_in_a_large_crowd_is_to_be_heard_of_soon() {
+    let now = Instant::now();
+    let mut crowd = crowd(4, now);
+    for n in 0..2_000 {
+        let mut asks_for_nothing = Node::new(n, 4);
+        asks_for_nothing.reach = Reach::No;
+        asks_for_nothing.join(&mut crowd, now);
+    }
+    let [mut dies, mut other, mut third] = [3_000, 3_001, 3_002].map(|n| Node::new(n, 4));
+    let joined = dies.join(&mut crowd, now);
+    assert_eq!((joined.lease, joined.again), (Some(0..2), BUSY.as_millis() as u32));
+    assert_eq!(other.join(&mut crowd, now).lease, Some(2..4));
+    let joined = third.join(&mut crowd, now);
+    assert_eq!((joined.lease, joined.again), (None, 4_006), "nothing is left");
+    other.join(&mut crowd, now + BUSY);
+    assert_eq!(third.join(&mut crowd, now + BUSY * 2 + GRACE).lease, Some(0..2));
 }
 
 #[test]

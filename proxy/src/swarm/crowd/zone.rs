@@ -50,9 +50,9 @@ impl Zone {
         }
     }
 
-    /// Adds to `set` what members have that lack something.
-    pub(super) fn add_parts(&self, set: &mut FixedBitSet) {
-        set.extend(self.holders.iter().enumerate().filter(|(_, holders)| **holders > 0).map(|(piece, _)| piece));
+    /// Adds to `set` what at least so many members have that lack something.
+    pub(super) fn add_parts(&self, set: &mut FixedBitSet, least: u32) {
+        set.extend(self.holders.iter().enumerate().filter(|(_, holders)| **holders >= least).map(|(piece, _)| piece));
     }
 
     /// Up to `amount` members that fit, any of them with the same chance.

@@ -114,6 +114,7 @@ pub(crate) async fn follow<F: Future<Output = bool>>(
             Err(FrameError::Read(ReadExactError::FinishedEarly(0))) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        reply.came();
         if !has(pieces).await {
             return Ok(());
         }
@@ -176,6 +177,7 @@ async fn transfer(
         while left > 0 && length < BATCH {
             let reading = tokio::time::timeout(want.patience, reply.stream.read_many_chunks(&mut chunks)).await;
             let count = reading.map_err(|_| GetError::Stall)??.ok_or(GetError::Lied)?;
+            reply.came();
             for chunk in chunks.iter_mut().take(count).map(std::mem::take) {
                 left = left.checked_sub(chunk.len() as u64).ok_or(GetError::Lied)?;
                 length += chunk.len();

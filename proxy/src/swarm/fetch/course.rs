@@ -1,6 +1,9 @@
 //! What one fetch does next. A state machine like the plan in it: no I/O, no clock of its own. Whoever drives it makes the
 //! requests and reports how they went; the daemon does, and the simulator.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -37,6 +40,9 @@ const LEASES: usize = 2;
 const LEASES_IN_ALL: usize = 4;
 /// A blob of which nothing comes for so long may have a lease although another blob has one.
 const STARVING: Duration = Duration::from_millis(300);
+/// When nothing came for so long, from anywhere, the owner is told though it is not time, and again after as long: it may take
+/// for held what nobody has any more, and sees by two reports that say the same that this node starves.
+const NEED: Duration = Duration::from_secs(1);
 /// A lease of which not a byte comes for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// What is to be imported and nobody is known to have for so long is another's to import.
@@ -170,6 +176,9 @@ impl Course {
         }
         self.plan.settle(held);
         self.plan.set_cursor(cursor);
+        if now.saturating_duration_since(self.progress) >= NEED {
+            self.owner.due = self.owner.due.min(self.owner.asked + NEED);
+        }
         if self.imported.is_some_and(|since| now.saturating_duration_since(since) > NOWHERE) {
             self.plan.give_up_imports();
             self.imported = Some(now);
@@ -325,6 +334,8 @@ impl Course {
     /// When to look again if nothing happens.
     pub fn wake(&self, now: Instant) -> Instant {
         let due = if self.owner.asking { now + RETRY } else { self.owner.due };
+        let need = self.progress + NEED;
+        let due = if need > now { due.min(need) } else { due };
         self.plan.rested(now).map_or(due, |rested| due.min(rested)).max(now + MIN_PAUSE)
     }
 
@@ -367,35 +378,5 @@ impl Course {
             quiet > STARVING && self.leases.is_empty() && in_all < LEASES_IN_ALL
         };
         self.may_ask_registry(now) && (in_all == 0 || alone() || starving())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
-        let now = Instant::now();
-        let layout = Layout::new(64 << 20).unwrap();
-        let held = FixedBitSet::with_capacity(layout.count() as usize);
-        let course = || Course::new(layout, &held, 0..layout.count(), 1, now);
-        let mut alone = course();
-        assert!(alone.has_room(&held, 0, now) && !alone.has_room(&held, 1, now), "it may not be alone");
-        alone.owner.epoch = 1;
-        assert!(alone.has_room(&held, 0, now) && alone.has_room(&held, 1, now), "another blob's lease is no hindrance");
-        assert_eq!(alone.leased(0..1, now), Some(0..1));
-        assert!(alone.has_room(&held, 1, now), "the last one has nearly come");
-        alone.leased(1..8, now);
-        assert!(!alone.has_room(&held, 2, now), "two are under way");
-
-        let mut among = course();
-        among.meet(([10, 0, 0, 1], 4500).into());
-        assert!(among.has_room(&held, 0, now) && !among.has_room(&held, 1, now));
-        let later = now + STARVING * 2;
-        assert!(among.has_room(&held, 1, later), "it starves");
-        assert!(!among.has_room(&held, LEASES_IN_ALL, later));
-        among.leased(0..1, later);
-        assert!(!among.has_room(&held, 2, later), "it has one");
     }
 }

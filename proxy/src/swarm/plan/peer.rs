@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fixedbitset::FixedBitSet;
 
-/// A peer that failed so often is not asked again.
+/// A peer that failed so often, or was too slow so often in a row, is not asked again.
 const STRIKES: u32 = 3;
 /// One that was busy so often in a row, for more than a second, is asked on and no longer counted on.
 const OVERRUN: u32 = 6;
@@ -26,6 +26,9 @@ pub(super) struct Peer {
     /// How often in a row it was busy, and until when it is left alone for that.
     pub(super) refused: u32,
     pub(super) rests_until: Option<Instant>,
+    /// How often in a row it was too slow, and when that last was.
+    pub(super) lags: u32,
+    lagged: Option<Instant>,
     /// Usual time of a piece; `None` before the first.
     pub(super) usual: Option<Duration>,
 }
@@ -35,7 +38,19 @@ impl Peer {
     pub(super) fn new(pieces: usize, near: bool) -> Self {
         let has = FixedBitSet::with_capacity(pieces);
         let failed = FixedBitSet::new();
-        Self { has, count: 0, failed, near, open: 0, strikes: 0, refused: 0, rests_until: None, usual: None }
+        Self {
+            has,
+            count: 0,
+            failed,
+            near,
+            open: 0,
+            strikes: 0,
+            refused: 0,
+            rests_until: None,
+            lags: 0,
+            lagged: None,
+            usual: None,
+        }
     }
 
     /// It has these now; what that changes is counted in `holders`.
@@ -82,6 +97,19 @@ impl Peer {
         }
         self.rests_until = Some(now + (REST.0 * 2u32.pow(self.refused.min(5))).min(REST.1));
         self.refused += 1;
+    }
+
+    /// A request made at `since` took too long. What it was asked for longer belongs to the same lag.
+    pub(super) fn lag(&mut self, since: Instant, now: Instant, holders: &mut [u16]) {
+        let waited = now.saturating_duration_since(since);
+        self.usual = Some(self.usual.map_or(waited, |usual| usual.max(waited)));
+        if self.lagged.is_some_and(|lagged| since < lagged) {
+            return;
+        }
+        (self.lags, self.lagged, self.rests_until) = (self.lags + 1, Some(now), Some(now + REST.1));
+        if self.lags >= STRIKES {
+            self.leave(holders);
+        }
     }
 
     /// Whether what it has may never come.

@@ -50,6 +50,44 @@ fn every_second_request_is_for_the_rarest() {
 }
 
 #[test]
+fn a_slow_peer_is_asked_again_with_more_patience_and_given_up_the_third_time() {
+    let mut now = Instant::now();
+    let mut plan = Plan::new(&set(100, []), 0..100, 1);
+    plan.set_peer(peer(0), &set(100, 0..100), true);
+    let mut patience = Vec::new();
+    for _ in 0..3 {
+        let asks = asked(&mut plan, now);
+        assert_eq!(asks.len(), PER_PEER_OF_FEW);
+        patience.push(asks[0].patience);
+        now += asks[0].patience;
+        asks.iter().for_each(|ask| plan.failed(ask.index, Failure::Slow, now));
+        assert!(asked(&mut plan, now).is_empty(), "it rests");
+        now = plan.rested(now).unwrap_or(now);
+    }
+    assert_eq!(patience, [FIRST_PATIENCE, MAX_PATIENCE, MAX_PATIENCE], "all that was asked at once is one lag");
+    assert!(plan.is_over(), "three times in a row");
+    plan.set_peer(peer(1), &set(100, 0..100), true);
+    let asks = asked(&mut plan, now);
+    assert_eq!((asks[0].peer, asks[0].patience), (peer(1), FIRST_PATIENCE), "the slow one's time is forgotten with it");
+    assert!(asks.iter().any(|ask| ask.index == 0), "a piece that came too late is asked for again");
+}
+
+#[test]
+fn a_piece_between_shows_that_a_slow_peer_gives() {
+    let mut now = Instant::now();
+    let mut plan = Plan::new(&set(100, []), 0..100, 1);
+    plan.set_peer(peer(0), &set(100, 0..100), true);
+    for _ in 0..6 {
+        let asks = asked(&mut plan, now);
+        now += asks[0].patience;
+        plan.done(asks[0].index, now);
+        asks[1..].iter().for_each(|ask| plan.failed(ask.index, Failure::Slow, now));
+        now = plan.rested(now).unwrap();
+    }
+    assert!(!asked(&mut plan, now).is_empty());
+}
+
+#[test]
 fn while_other_blobs_have_all_requests_one_still_has_a_few() {
     let now = Instant::now();
     let mut plan = Plan::new(&set(100, []), 0..100, 1);

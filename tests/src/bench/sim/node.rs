@@ -10,7 +10,7 @@ use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, 
 use super::{
     net::Link,
     owner::Locating,
-    session::Stage,
+    request::Stage,
     world::{Event, World, ms},
 };
 

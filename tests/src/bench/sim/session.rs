@@ -1,19 +1,15 @@
 //! One node's fetch of one blob: the product's `Course` decides, this carries out.
 
-use std::time::Duration;
-
 use fixedbitset::FixedBitSet;
 use rand::RngExt as _;
-use waylay::{
-    store::piece::Layout,
-    swarm::{
-        plan::IN_ALL,
-        pure::{Ask, Course, Failure, Outlook, Reach, SLOWEST},
-    },
+use waylay::swarm::{
+    plan::IN_ALL,
+    pure::{Ask, Course, Failure, Outlook, Reach},
 };
 
 use super::{
     node::Node,
+    request::{Request, Stage},
     world::{Event, World, address, ms, number},
 };
 
@@ -44,31 +40,6 @@ pub(super) struct Session {
     pub(super) asking: bool,
     /// When it looks around next.
     wakes: u64,
-}
-
-/// A request for a piece.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) session: u32,
-    pub(super) client: u32,
-    pub(super) server: u32,
-    pub(super) index: u32,
-    patience: Duration,
-    since: u64,
-    pub(super) stage: Stage,
-    /// The one that asked gave it up.
-    pub(super) abandoned: bool,
-}
-
-/// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Travelling,
-    Waiting,
-    Flowing(u32),
-    Landing,
-    /// Its server died, then.
-    Lost(u64),
 }
 
 impl World {
@@ -282,15 +253,16 @@ impl World {
             let Some(request) = self.requests.get(at) else { continue };
             let (client, server, index) = (request.client, request.server, request.index);
             self.tally.stalls += 1;
-            // One that lives tells what it has meanwhile, and only this blob's plan leaves it alone.
-            if !self.nodes[server as usize].alive {
+            // One that lives is heard of meanwhile, and is there for other questions.
+            let lives = self.nodes[server as usize].alive;
+            if !lives {
                 self.missed(client, server, 0);
             }
             if let Some(session) = self.sessions[number as usize].as_mut() {
                 session.asks.retain(|ask| *ask != at);
                 session.writing.remove(index as usize);
                 if let Some(course) = session.course.as_mut() {
-                    course.failed(index, Failure::Peer, clock);
+                    course.failed(index, if lives { Failure::Slow } else { Failure::Peer }, clock);
                 }
             }
             self.abandon(at);
@@ -393,19 +365,6 @@ impl World {
     pub(super) fn zone_name(&self, node: u32) -> String {
         let zone = self.zone(node);
         if self.preset.zones.is_some() { format!("zone-{zone}") } else { String::new() }
-    }
-}
-
-impl Request {
-    fn is_silent(&self, now: u64, layout: &Layout) -> bool {
-        let patience = self.patience.as_nanos() as u64;
-        let whole = patience + layout.len(self.index) * 1_000_000_000 / SLOWEST;
-        match self.stage {
-            Stage::Travelling | Stage::Waiting => now > self.since + patience,
-            Stage::Lost(since) => now > since.max(self.since) + patience,
-            Stage::Flowing(_) => now > self.since + whole,
-            Stage::Landing => false,
-        }
     }
 }
 

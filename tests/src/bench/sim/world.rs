@@ -22,7 +22,8 @@ use super::{
     preset::Preset,
     queue::Queue,
     registry::Taking,
-    session::{Request, Session},
+    request::Request,
+    session::Session,
     slab::Slab,
     tally::Tally,
 };

@@ -1,0 +1,49 @@
+//! When a fetch asks for leases.
+
+use super::*;
+
+#[test]
+fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let course = || Course::new(layout, &held, 0..layout.count(), 1, now);
+    let mut alone = course();
+    assert!(alone.has_room(&held, 0, now) && !alone.has_room(&held, 1, now), "it may not be alone");
+    alone.owner.epoch = 1;
+    assert!(alone.has_room(&held, 0, now) && alone.has_room(&held, 1, now), "another blob's lease is no hindrance");
+    assert_eq!(alone.leased(0..1, now), Some(0..1));
+    assert!(alone.has_room(&held, 1, now), "the last one has nearly come");
+    alone.leased(1..8, now);
+    assert!(!alone.has_room(&held, 2, now), "two are under way");
+
+    let mut among = course();
+    among.meet(([10, 0, 0, 1], 4500).into());
+    assert!(among.has_room(&held, 0, now) && !among.has_room(&held, 1, now));
+    let later = now + STARVING * 2;
+    assert!(among.has_room(&held, 1, later), "it starves");
+    assert!(!among.has_room(&held, LEASES_IN_ALL, later));
+    among.leased(0..1, later);
+    assert!(!among.has_room(&held, 2, later), "it has one");
+}
+
+#[test]
+fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let again = 10_000;
+    let answer = Joined { lease: None, imports: None, neighbours: Vec::new(), again, owner: 1 };
+    assert!(course.join(&held, 0, now).is_some());
+    course.joined(Some(&answer), now);
+    course.look(&held, 0, now + NEED / 2);
+    assert!(course.join(&held, 0, now + NEED / 2).is_none());
+    assert_eq!(course.wake(now + NEED / 2), now + NEED);
+    course.look(&held, 0, now + NEED);
+    assert!(course.join(&held, 0, now + NEED).is_some());
+    course.joined(Some(&answer), now + NEED);
+    let soon = now + NEED + NEED / 2;
+    course.look(&held, 0, soon);
+    assert!(course.join(&held, 0, soon).is_none(), "not all the time");
+}
