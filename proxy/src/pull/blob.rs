@@ -33,7 +33,14 @@ impl Pull {
             return self.blob_head(question, digest, outcome).await;
         }
         outcome.began_before(self.ahead.asked(&question.scope, digest));
-        self.read_ahead(&question, digest);
+        let whole = self
+            .access
+            .listed(&question.scope, digest)
+            .and_then(|listed| Some(part(asked, listed.size)? == (0..listed.size)));
+        // One that reads here and there, as lazy snapshotters do, may never want what comes next.
+        if whole == Some(true) {
+            self.read_ahead(&question, digest);
+        }
         let (found, turn) = self.blob_near(&question, digest, asked).await;
         let Some(found) = found else {
             let answer = self.blob_from_registry(question, digest, asked, outcome).await;

@@ -85,8 +85,8 @@ impl Outcome {
     }
 
     /// It was begun before it was asked for: what is in the store by now came from where `before` says.
-    pub fn began_before(&mut self, before: Option<Arc<Tally>>) {
-        self.before = before;
+    pub fn began_before(&mut self, before: Arc<Tally>) {
+        self.before = Some(before);
     }
 
     /// Something went wrong, whether or not the client will notice.
@@ -106,6 +106,13 @@ impl Outcome {
     /// The answer was sent to its end.
     pub fn ended(&mut self) {
         self.progress = Progress::Ended;
+        self.attribute();
+    }
+
+    fn attribute(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.tally.came_before(&before);
+        }
     }
 
     fn label(&self) -> &'static str {
@@ -125,9 +132,7 @@ fn since(started: Instant) -> u64 {
 impl Drop for Outcome {
     fn drop(&mut self) {
         let outcome = self.label();
-        if let Some(before) = &self.before {
-            self.tally.came_before(before);
-        }
+        self.attribute();
         let mut event = self.event.clone();
         event.ms = since(self.started);
         event.store_bytes = self.tally.get(Source::Store);

@@ -352,6 +352,11 @@ impl Crowd {
         if busy || listening {
             return BUSY;
         }
+        self.pace()
+    }
+
+    /// How far the reports of one that takes nothing are apart.
+    fn pace(&self) -> Duration {
         (Duration::from_secs(1) * self.members.len() as u32 / REPORTS).clamp(BUSY, RARELY)
     }
 }

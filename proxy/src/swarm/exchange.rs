@@ -30,6 +30,7 @@ use super::{
     members::Members,
     order::Orders,
     places::Places,
+    plan::LINE_OF_ONE,
     sessions::Sessions,
     tracker::Tracker,
 };
@@ -43,8 +44,6 @@ use crate::{
 pub const SLOTS: usize = 16;
 /// So many wait in line; others are told to come back: a crowd has the piece elsewhere by then.
 pub const LINE: usize = 48;
-/// Requests for pieces that one member may have here, served and in line: none takes the line of all others.
-pub(super) const LINE_OF_ONE: usize = 16;
 /// Connections from members at a time.
 pub const CONNECTIONS: usize = 1024;
 /// Connections from one member at a time: it makes one, and another when that broke.

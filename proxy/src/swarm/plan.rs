@@ -28,6 +28,8 @@ pub const IN_ALL: usize = 14;
 /// Open requests of all blobs of a node: what three layers have, which is what runtimes ask for at a time. More would make lines so
 /// long that peers are taken for stalled.
 const OF_ALL_BLOBS: usize = 3 * IN_ALL;
+/// Requests that a node may have open with one holder, served and in line: none takes the line of all others.
+pub(crate) const LINE_OF_ONE: usize = 16;
 /// A blob may have so many open however many others have.
 const ALWAYS: usize = 2;
 /// Open requests to one peer when there are many.
@@ -61,7 +63,7 @@ pub struct Ask {
 pub enum Failure {
     /// Never ask this peer again: it lied, sent wrong bytes, fell silent or vanished.
     Peer,
-    /// The peer lives, and this took too long. It is asked again in a while, with more patience; three times in a row are enough.
+    /// The peer lives, and this took too long. It is asked again in a while, with more patience; three times more often than it gave something are enough.
     Slow,
     /// The peer may be fine, this piece from it was not to be had.
     Piece,
@@ -234,11 +236,12 @@ impl Plan {
     /// report.
     pub fn next(&mut self, others: usize, now: Instant) -> Option<Ask> {
         let open = self.open.len();
-        let enough = open >= IN_ALL || open >= ALWAYS && open + others >= OF_ALL_BLOBS;
+        let usable = self.peers.iter().filter(|peer| peer.is_usable()).count();
+        let of_all = OF_ALL_BLOBS.min(LINE_OF_ONE * usable);
+        let enough = open >= IN_ALL || open >= ALWAYS && open + others >= of_all;
         if enough || self.todo.is_clear() {
             return None;
         }
-        let usable = self.peers.iter().filter(|peer| peer.is_usable()).count();
         let per_peer = (TO_FEW / usable.max(1)).clamp(PER_PEER, PER_PEER_OF_FEW) as u32;
         let ready = self.peers.iter().enumerate();
         let ready = ready.filter(|(_, peer)| peer.is_usable() && peer.open < per_peer && !peer.rests(now));
@@ -251,7 +254,7 @@ impl Plan {
             ready.into_iter().skip(1).find_map(|(.., at)| Some((at, self.pick(at, usable)?)))
         });
         let (peer, index) = found?;
-        let patience = self.patience(self.peers[peer].near);
+        let patience = self.patience(&self.peers[peer]);
         self.in_order = !self.in_order;
         self.todo.remove(index as usize);
         self.open.push(Open { index, peer, since: now });
@@ -263,7 +266,8 @@ impl Plan {
     pub fn done(&mut self, index: u32, now: Instant) {
         let Some(Open { peer, since, .. }) = self.close(index) else { return };
         self.imports.remove(index as usize);
-        (self.peers[peer].refused, self.peers[peer].lags) = (0, 0);
+        self.peers[peer].refused = 0;
+        self.peers[peer].lags = self.peers[peer].lags.saturating_sub(1);
         let (took, usual) = (now.saturating_duration_since(since), &mut self.peers[peer].usual);
         *usual = Some(usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
@@ -355,9 +359,10 @@ impl Plan {
     }
 
     /// Measured against the slowest peer's usual time: a loaded crowd is slow everywhere, and giving up helps nobody.
-    fn patience(&self, near: bool) -> Duration {
-        let alike = self.peers.iter().filter(|peer| peer.near == near && peer.is_asked());
+    fn patience(&self, with: &Peer) -> Duration {
+        let alike = self.peers.iter().filter(|peer| peer.near == with.near && peer.is_asked());
         let usual = alike.filter_map(|peer| peer.usual).max();
-        usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
+        let patience = usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE));
+        (patience * 2u32.pow(with.lags)).min(MAX_PATIENCE)
     }
 }

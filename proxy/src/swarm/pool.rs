@@ -18,10 +18,12 @@ use super::{
     control::Tally,
     frame::{self, ALPN, Answer, Ask, FrameError, Request, Word, code},
     members::Members,
-    plan::MIN_PATIENCE,
 };
 use crate::throttle::Throttle;
 
+/// A peer of which nothing came for so long may be dead: less than the least patience with a request, so that one that dies just
+/// after it was asked is not taken for slow.
+const HEARD: Duration = Duration::from_secs(1);
 /// A member of the same cluster that takes longer than this is as good as away.
 pub const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// An unused connection is closed after this: each costs a heartbeat every few seconds.
@@ -96,12 +98,12 @@ struct Slot {
     // tokio: held while connecting, so that others wait for the same connection.
     connection: tokio::sync::Mutex<Option<Connection>>,
     used: Mutex<Instant>,
-    /// When a part of a piece or news of what it has last came.
+    /// When a part of a piece last came.
     heard: Mutex<Option<Instant>>,
 }
 
 impl Reply {
-    /// Something of the answer came.
+    /// A part of the piece came.
     pub(crate) fn came(&self) {
         *self.slot.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -202,7 +204,7 @@ impl Pool {
             Ok(_) => self.members.heard(peer),
             // That is noted already, or it lives.
             Err(AskError::Unreachable | AskError::Busy) => {}
-            Err(AskError::Connection(_) | AskError::Frame(_)) => self.members.missed(peer),
+            Err(AskError::Connection(_) | AskError::Frame(_)) => self.missed(peer),
         }
         answer
     }
@@ -221,16 +223,22 @@ impl Pool {
         }
     }
 
-    /// The peer did not keep up its end: it is left alone for a while.
+    /// The peer did not keep up its end: it is left alone for a while, and then reached by another connection. It may have been
+    /// restarted, and nobody reads on this one.
     pub(crate) fn missed(&self, peer: SocketAddr) {
         self.members.missed(peer);
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut held) = slots.get(&peer).and_then(|slot| slot.connection.try_lock().ok()) {
+            // Not closed: something may still be on its way on it.
+            *held = None;
+        }
     }
 
-    /// Whether anything of a piece, or news, came from the peer in the last moment.
+    /// Whether a part of a piece, of any blob, came from the peer in the last moment.
     pub(crate) fn hears(&self, peer: SocketAddr) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = slots.get(&peer).and_then(|slot| *slot.heard.lock().unwrap_or_else(PoisonError::into_inner));
-        heard.is_some_and(|heard| heard.elapsed() < MIN_PATIENCE)
+        heard.is_some_and(|heard| heard.elapsed() < HEARD)
     }
 
     /// Closes what nobody used for a while and nobody uses now.

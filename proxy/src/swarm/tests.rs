@@ -11,9 +11,10 @@ use tempfile::TempDir;
 use self::fake::{Fake, Trick};
 use super::{
     exchange::{
-        LINE, LINE_OF_ONE, SLOTS,
+        LINE, SLOTS,
         get::{self, GetError, Want},
     },
+    plan::LINE_OF_ONE,
     *,
 };
 use crate::store::{self, Partial, Provenance, StoreError};

@@ -54,7 +54,8 @@ pub(super) fn fill(path: &Path, bytes: u64, head: &[u8]) -> io::Result<String> {
     let mut sha256 = Sha256::new();
     for at in (0..bytes).step_by(PIECE as usize) {
         let len = PIECE.min(bytes - at) as usize;
-        let page = PAGE.min(len);
+        // What ends an archive stays zero.
+        let page = PAGE.min(if at + len as u64 == bytes { len.saturating_sub(1024) } else { len });
         random.read_exact(&mut piece[..page])?;
         if at == 0 {
             piece[..head.len()].copy_from_slice(head);

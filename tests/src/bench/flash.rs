@@ -82,12 +82,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mirror = mirror.first().filter(|_| !options.skip_baselines);
     let is_far = |n: usize| n >= usize::from(setup.nodes / 2);
     let zone = |n| setup.between.map(|_| if is_far(n) { "b" } else { "a" });
-    let mut daemons = Daemon::on_each_with(nodes, |n| Settings {
-        zone: zone(n),
-        more: std::env::var("MORE").unwrap_or_default(),
-        ..Settings::default()
-    })
-    .await?;
+    let mut daemons = Daemon::on_each_with(nodes, |n| Settings { zone: zone(n), ..Settings::default() }).await?;
     let clients = Clients::start(options.runtime, fleet.registry(), nodes, &daemons).await?;
     let scene = Scene { fleet: &fleet, nodes, mirror, clients, setup, image_mib: options.image_mib };
     let mut rounds = Vec::new();

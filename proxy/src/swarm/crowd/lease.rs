@@ -8,7 +8,7 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
-use super::{Crowd, LARGEST, Member, Reach, run};
+use super::{Crowd, GRACE, LARGEST, Member, Reach, run};
 
 /// Members that take from the registry at a time.
 pub(super) const FETCHERS: usize = 16;
@@ -41,9 +41,12 @@ impl Crowd {
     ) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
         let mut free = unseen.clone();
-        // In a large crowd reports are far apart: the only one known to have a piece may have died with it long ago.
-        let holders = if member.starves(now) { 2 } else { 1 };
-        free.difference_with(&self.claimed(&member.zone, None, holders, now));
+        free.difference_with(&self.claimed(&member.zone, None, 1, now));
+        // Where reports are far apart, the only one known to have a piece may have died with it long ago.
+        if free.is_clear() && self.pace() > GRACE && member.starves(now) {
+            free.clone_from(unseen);
+            free.difference_with(&self.claimed(&member.zone, None, 2, now));
+        }
         if free.is_clear() {
             return None;
         }

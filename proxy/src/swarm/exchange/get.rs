@@ -114,7 +114,6 @@ pub(crate) async fn follow<F: Future<Output = bool>>(
             Err(FrameError::Read(ReadExactError::FinishedEarly(0))) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        reply.came();
         if !has(pieces).await {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fixedbitset::FixedBitSet;
 
-/// A peer that failed so often, or was too slow so often in a row, is not asked again.
+/// A peer that failed so often, or was too slow so much more often than it gave something, is not asked again.
 const STRIKES: u32 = 3;
 /// One that was busy so often in a row, for more than a second, is asked on and no longer counted on.
 const OVERRUN: u32 = 6;
@@ -26,7 +26,7 @@ pub(super) struct Peer {
     /// How often in a row it was busy, and until when it is left alone for that.
     pub(super) refused: u32,
     pub(super) rests_until: Option<Instant>,
-    /// How often in a row it was too slow, and when that last was.
+    /// How much more often it was too slow than it gave something, and when that last was.
     pub(super) lags: u32,
     lagged: Option<Instant>,
     /// Usual time of a piece; `None` before the first.
@@ -101,8 +101,6 @@ impl Peer {
 
     /// A request made at `since` took too long. What it was asked for longer belongs to the same lag.
     pub(super) fn lag(&mut self, since: Instant, now: Instant, holders: &mut [u16]) {
-        let waited = now.saturating_duration_since(since);
-        self.usual = Some(self.usual.map_or(waited, |usual| usual.max(waited)));
         if self.lagged.is_some_and(|lagged| since < lagged) {
             return;
         }

@@ -99,7 +99,7 @@ impl Case {
             Self::Kill => (None, 1.15),
             Self::Zones => (Some(("cross_zone_ratio", Target::AtMost(1.10))), 1.03),
             Self::Single => (Some(("ratio_vs_direct", Target::AtMost(1.05))), 1.00),
-            Self::Layers => (Some(("eta_last", Target::AtLeast(0.80))), 1.03),
+            Self::Layers => (None, 1.03),
         };
         let always = [
             ("egress_ratio", Target::AtMost(egress)),
