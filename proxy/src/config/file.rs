@@ -11,7 +11,7 @@ use serde::Deserialize;
 use waylay_certs::RegistryName;
 
 use super::{Admin, Config, Containerd, Intercept, Log, LogFormat, Member, NODE_IP, Proxy, Pull, Store, Swarm, Trust};
-use crate::{pull::ahead::READ_AHEAD, throttle};
+use crate::throttle;
 
 /// How [`Containerd::Found`] is written.
 pub(super) const FOUND: &str = "found";
@@ -194,7 +194,7 @@ pub(super) fn resolve(text: &str, node_ip: Option<&str>) -> Result<Config, Confi
         pull: Pull {
             offline_grace: raw.pull.offline_grace.unwrap_or(Duration::from_secs(3600)),
             spare_gets: raw.pull.spare_gets.unwrap_or(true),
-            read_ahead: raw.pull.read_ahead.map_or(READ_AHEAD, |bytes| bytes.as_u64()),
+            read_ahead: raw.pull.read_ahead.unwrap_or_default().as_u64(),
             registry_rate: rate("pull.registry_rate", raw.pull.registry_rate)?,
             logins: raw.pull.logins,
         },

@@ -44,6 +44,11 @@ impl Tally {
 
     /// What was sent from the store was brought there for this client, from where `before` says: it is told so, once.
     pub fn came_before(&self, before: &Self) {
+        // What it followed while that came it was told already.
+        for source in [Source::Peer, Source::Registry] {
+            let take = |left: u64| Some(left.saturating_sub(self.get(source)));
+            let _ = before.of(source).fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        }
         let mut stored = self.get(Source::Store).saturating_sub(before.get(Source::Store));
         for source in [Source::Peer, Source::Registry] {
             let take = |left: u64| Some(left - left.min(stored));
@@ -160,8 +165,10 @@ mod tests {
 
     #[test]
     fn who_followed_what_was_still_coming_knows_its_sources() {
-        let followed = tally(10, 60, 30);
-        followed.came_before(&tally(10, 60, 30));
+        let (before, followed, again) = (tally(10, 60, 30), tally(10, 60, 30), tally(100, 0, 0));
+        followed.came_before(&before);
         assert_eq!(told(&followed), [10, 60, 30]);
+        again.came_before(&before);
+        assert_eq!(told(&again), [100, 0, 0]);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     oci::{Digest, range::Asked},
 };
 
-/// Bytes that are read ahead where nothing else is configured. Of an image of 160 MiB in thirty layers twice as much was slower
+/// Bytes that are worth reading ahead; nothing is where it is not configured. Of an image of 160 MiB in thirty layers twice as much was slower
 /// again (`docs/scale.md`).
 pub const READ_AHEAD: u64 = 64 << 20;
 /// One request looks at so many layers after its own.
@@ -52,6 +52,8 @@ struct Begun {
     room: Mutex<Option<OwnedSemaphorePermit>>,
     /// It came to its end.
     came: AtomicBool,
+    /// A client has asked for it.
+    told: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -78,7 +80,9 @@ impl Ahead {
         let asked = || Arc::new(Begun::of(0, None, self.metrics.clone()));
         let begun = self.begun.get_with((scope.clone(), digest), asked);
         begun.make_room();
-        begun.tally.clone()
+        // Whoever asks before all of it is here follows it, and sees itself where each byte comes from. It is told once.
+        let follows = !begun.came.load(Ordering::Relaxed);
+        if begun.told.swap(true, Ordering::Relaxed) || follows { Arc::default() } else { begun.tally.clone() }
     }
 
     fn begin(&self, scope: &Scope, digest: Digest, size: u64) -> Next {
@@ -90,16 +94,17 @@ impl Ahead {
         self.begun.run_pending_tasks();
         let Ok(units) = u32::try_from(size.div_ceil(KIB)) else { return Next::NoRoom };
         let Ok(room) = self.room.clone().try_acquire_many_owned(units) else { return Next::NoRoom };
-        let begun = Arc::new(Begun::of(size, Some(room), self.metrics.clone()));
-        self.begun.insert(key, begun.clone());
-        Next::Begun(begun)
+        // A client may have asked for it in this moment.
+        let entry =
+            self.begun.entry(key).or_insert_with(|| Arc::new(Begun::of(size, Some(room), self.metrics.clone())));
+        if entry.is_fresh() { Next::Begun(entry.into_value()) } else { Next::Known }
     }
 }
 
 impl Begun {
     fn of(size: u64, room: Option<OwnedSemaphorePermit>, metrics: Arc<Metrics>) -> Self {
-        let (tally, came) = Default::default();
-        Self { size, tally, room: Mutex::new(room), came, metrics }
+        let (tally, came, told) = Default::default();
+        Self { size, tally, room: Mutex::new(room), came, told, metrics }
     }
 
     fn came(&self) {

@@ -26,6 +26,8 @@ async fn neighbours(registry: &Running, configured: &str) -> (Node, Node, Cluste
     (one, two, cluster)
 }
 
+const ON: &str = "[pull]\nread_ahead = \"64MiB\"";
+
 fn ahead(node: &Node) -> u64 {
     node.counters().sum("waylay_read_ahead_bytes_total", &[])
 }
@@ -39,7 +41,7 @@ async fn reads_ahead(node: &Node, bytes: u64) {
 #[tokio::test]
 async fn the_next_layers_are_here_before_they_are_asked_for_and_what_came_from_a_neighbour_is_told_as_that() {
     let registry = Registry::new().image("app:1", layers([3 * MIB, 5 * MIB, 700, 2 * MIB])).start().await;
-    let (_one, two, _cluster) = neighbours(&registry, "").await;
+    let (_one, two, _cluster) = neighbours(&registry, ON).await;
     let (image, gets, client) = (registry.image("app:1"), registry.blob_gets(), two.client());
     client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
     // The first one is gone already, so only those after the second are brought.
@@ -87,8 +89,8 @@ async fn no_more_is_read_ahead_than_is_configured() {
 #[tokio::test]
 async fn nothing_is_read_ahead_where_that_is_off_or_nobody_is_near() {
     let registry = Registry::new().image("app:1", layers([100, 200 * KIB, 300 * KIB])).start().await;
-    let (_one, off, _cluster) = neighbours(&registry, "[pull]\nread_ahead = \"0B\"").await;
-    let alone = Node::beside(&registry).start().await;
+    let (_one, off, _cluster) = neighbours(&registry, "").await;
+    let alone = Node::beside(&registry).configured(ON).start().await;
     for node in [&off, &alone] {
         let (image, client) = (registry.image("app:1"), node.client());
         client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
@@ -104,7 +106,7 @@ async fn nothing_is_read_ahead_where_that_is_off_or_nobody_is_near() {
 async fn a_layer_that_the_registry_refuses_is_not_brought_and_its_client_hears_the_registry() {
     let image = [100, 200 * KIB, 300 * KIB].iter().fold(layers([]), |image, size| image.layer(noise("layer", *size)));
     let registry = Registry::new().image("app:1", image.clone()).image("other:1", image).start().await;
-    let (_one, two, _cluster) = neighbours(&registry, "").await;
+    let (_one, two, _cluster) = neighbours(&registry, ON).await;
     // That the registry once gave it in `app` is no right in another repository.
     let (image, client) = (registry.image("other:1"), two.client());
     let refused = &image.layers[1];
