@@ -103,7 +103,8 @@ impl Core {
         let tags = config.store.dir.join("tags");
         let tags = Tags::open(&tags).with_context(|| format!("cannot open {}", tags.display()))?;
         let access = Access::new(config.pull.offline_grace);
-        let ahead = Ahead::new(config.pull.read_ahead, metrics.clone());
+        let most = config.pull.read_ahead;
+        let ahead = (most > 0).then(|| Ahead::new(most, metrics.clone()));
         let spares_gets = config.pull.spare_gets;
         let pull = Arc::new(Pull::new(upstream.clone(), content.clone(), access, tags, ahead, spares_gets));
         let preheat = Preheat::new(pull.clone(), upstream.clone(), metrics.clone(), trace.clone(), world);

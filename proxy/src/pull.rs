@@ -82,7 +82,8 @@ pub struct Pull {
     content: Content,
     access: Access,
     tags: Tags,
-    ahead: Ahead,
+    /// `None` where nothing is read ahead.
+    ahead: Option<Ahead>,
     spares_gets: bool,
 }
 
@@ -119,7 +120,7 @@ impl Pull {
         content: Content,
         access: Access,
         tags: Tags,
-        ahead: Ahead,
+        ahead: Option<Ahead>,
         spares_gets: bool,
     ) -> Self {
         Self { upstream, content, access, tags, ahead, spares_gets }

@@ -24,9 +24,6 @@ use crate::{
     oci::{Digest, range::Asked},
 };
 
-/// Bytes that are worth reading ahead; nothing is where it is not configured. Of an image of 160 MiB in thirty layers twice as much was slower
-/// again (`docs/scale.md`).
-pub const READ_AHEAD: u64 = 64 << 20;
 /// One request looks at so many layers after its own.
 pub const FARTHEST: usize = 16;
 /// A layer that nobody has asked for by then makes room for others: its pull was given up, or the runtime had it already.
@@ -129,12 +126,13 @@ impl Drop for Begun {
 impl Pull {
     /// A client asks for `layer`: those that come after it are begun, as far as there is room.
     pub(super) fn read_ahead(self: &Arc<Self>, question: &Question, layer: Digest) {
+        let Some(ahead) = &self.ahead else { return };
         let scope = &question.scope;
         let mut last = layer;
         for _ in 0..FARTHEST {
             let Some(digest) = self.access.listed(scope, last).and_then(|listed| listed.next) else { return };
             let Some(listed) = self.access.listed(scope, digest) else { return };
-            match self.ahead.begin(scope, digest, listed.size) {
+            match ahead.begin(scope, digest, listed.size) {
                 Next::Begun(begun) => {
                     let Some(question) = question.of(digest) else { return };
                     tokio::spawn(self.clone().bring(question, digest, begun));

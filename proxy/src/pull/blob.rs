@@ -32,7 +32,9 @@ impl Pull {
         if question.is_head() {
             return self.blob_head(question, digest, outcome).await;
         }
-        outcome.began_before(self.ahead.asked(&question.scope, digest));
+        if let Some(ahead) = &self.ahead {
+            outcome.began_before(ahead.asked(&question.scope, digest));
+        }
         let whole = self
             .access
             .listed(&question.scope, digest)

@@ -241,7 +241,7 @@ impl Fetch<'_> {
             }
             Report::Has(peer, Err(error)) => {
                 self.course.lost(peer);
-                self.blame(peer, &error);
+                self.blame(peer, &error, false);
             }
             Report::Piece(ask, Ok(bytes)) => {
                 self.course.came(ask.index, now);
@@ -252,11 +252,13 @@ impl Fetch<'_> {
                 return false;
             }
             Report::Piece(ask, Err(error)) => {
-                self.blame(ask.peer, &error);
+                // One that is slow with a piece may be there for others' questions.
+                let slow = matches!(error, GetError::Stall) && self.pool.hears(ask.peer);
+                self.blame(ask.peer, &error, slow);
                 let failure = match error {
                     GetError::Quarantined | GetError::NotHere => Failure::Piece,
                     GetError::Busy => Failure::Busy,
-                    GetError::Stall if self.pool.hears(ask.peer) => Failure::Slow,
+                    _ if slow => Failure::Slow,
                     _ => Failure::Peer,
                 };
                 self.course.failed(ask.index, failure, now);
@@ -278,7 +280,7 @@ impl Fetch<'_> {
         }
     }
 
-    fn blame(&mut self, peer: SocketAddr, error: &GetError) {
+    fn blame(&mut self, peer: SocketAddr, error: &GetError, lives: bool) {
         let blame = match error {
             GetError::Gone => Blame::Gone,
             GetError::Stall => Blame::Stall,
@@ -288,8 +290,7 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Busy | GetError::Store(_) => return,
         };
-        // One that is slow with a piece may be there for others' questions.
-        if blame == Blame::Gone || blame == Blame::Stall && !self.pool.hears(peer) {
+        if matches!(blame, Blame::Gone | Blame::Stall) && !lives {
             self.pool.missed(peer);
         }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.wish.partial.digest(), "a peer failed");

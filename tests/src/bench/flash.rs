@@ -47,6 +47,9 @@ pub struct Options {
     /// Who pulls through waylay. From the registry and the mirror the built-in client does.
     #[arg(long, default_value = "client")]
     runtime: Runtime,
+    /// What nodes read ahead, as `pull.read_ahead` says it: 64MiB. Nothing without it.
+    #[arg(long)]
+    read_ahead: Option<String>,
     /// How often all is done; of each figure the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -82,7 +85,9 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mirror = mirror.first().filter(|_| !options.skip_baselines);
     let is_far = |n: usize| n >= usize::from(setup.nodes / 2);
     let zone = |n| setup.between.map(|_| if is_far(n) { "b" } else { "a" });
-    let mut daemons = Daemon::on_each_with(nodes, |n| Settings { zone: zone(n), ..Settings::default() }).await?;
+    let more = options.read_ahead.as_ref().map(|most| format!("[pull]\nread_ahead = {most:?}")).unwrap_or_default();
+    let settings = |n| Settings { zone: zone(n), more: more.clone(), ..Settings::default() };
+    let mut daemons = Daemon::on_each_with(nodes, settings).await?;
     let clients = Clients::start(options.runtime, fleet.registry(), nodes, &daemons).await?;
     let scene = Scene { fleet: &fleet, nodes, mirror, clients, setup, image_mib: options.image_mib };
     let mut rounds = Vec::new();

@@ -4,7 +4,6 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use waylay::pull::ahead::READ_AHEAD;
 
 /// The presets by their names, smallest first.
 const FILES: [(&str, &str); 14] = [
@@ -36,7 +35,7 @@ pub(super) struct Preset {
     /// Layers that a client pulls at the same time.
     pub(super) parallel: usize,
     /// Bytes of the layers that come next that are begun before they are asked for.
-    #[serde(default = "read_ahead")]
+    #[serde(default)]
     pub(super) read_ahead: u64,
     pub(super) up: f64,
     pub(super) down: f64,
@@ -125,10 +124,6 @@ pub(super) struct Targets {
     pub(super) zone_ratio: Option<f64>,
     /// Measured by `bench flash`: what the simulation is held against, within a tenth.
     pub(super) measured_last_s: Option<f64>,
-}
-
-const fn read_ahead() -> u64 {
-    READ_AHEAD
 }
 
 impl Preset {
