@@ -190,6 +190,11 @@ impl Members {
         table.roster.card_of(addr).filter(|_| lives).map(|card| card.boot)
     }
 
+    /// The boot epoch that a member showed last, whether or not it can be reached.
+    pub(crate) fn shown_boot(&self, addr: SocketAddr) -> Option<u64> {
+        self.read().roster.card_of(canonical(addr)).map(|card| card.boot)
+    }
+
     /// What is believed of a member; `None` when it is not one.
     pub(crate) fn standing(&self, addr: SocketAddr) -> Option<Standing> {
         self.read().roster.standing(canonical(addr))

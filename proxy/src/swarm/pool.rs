@@ -96,10 +96,26 @@ pub(crate) struct Reply {
 #[derive(Debug)]
 struct Slot {
     // tokio: held while connecting, so that others wait for the same connection.
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    connection: tokio::sync::Mutex<Option<Link>>,
     used: Mutex<Instant>,
     /// When a part of a piece last came.
     heard: Mutex<Option<Instant>>,
+}
+
+/// A connection, and to whom it leads.
+#[derive(Debug)]
+struct Link {
+    connection: Connection,
+    /// The boot epoch that the peer had shown before.
+    boot: Option<u64>,
+}
+
+impl Link {
+    /// Whether it may still lead to somebody: QUIC notices a peer that was killed and started again only by its silence.
+    fn is_open(&self, boot: Option<u64>) -> bool {
+        let restarted = self.boot.is_some_and(|before| boot.is_some_and(|now| now != before));
+        self.connection.close_reason().is_none() && !restarted
+    }
 }
 
 impl Reply {
@@ -127,8 +143,9 @@ impl Pool {
             // Not closed: something may still be on its way on it.
             *held = None;
         }
-        if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
-            return Ok(connection.clone());
+        let boot = self.members.shown_boot(peer);
+        if let Some(link) = held.as_ref().filter(|link| link.is_open(boot)) {
+            return Ok(link.connection.clone());
         }
         // Somebody found out just now, while we waited for the lock or before.
         if way == Way::Awake && !self.members.is_awake(peer) {
@@ -146,7 +163,7 @@ impl Pool {
         };
         match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
             Ok(Ok(connection)) => {
-                *held = Some(connection.clone());
+                *held = Some(Link { connection: connection.clone(), boot });
                 Ok(connection)
             }
             // Not a member.
@@ -251,8 +268,8 @@ impl Pool {
                 return true;
             }
             let Ok(mut held) = slot.connection.try_lock() else { return true };
-            if let Some(connection) = held.take() {
-                connection.close(code::IDLE.into(), b"idle");
+            if let Some(link) = held.take() {
+                link.connection.close(code::IDLE.into(), b"idle");
             }
             false
         });
@@ -261,6 +278,12 @@ impl Pool {
     /// How many connections are open.
     pub(crate) fn len(&self) -> usize {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Which connection leads to `peer` now.
+    #[cfg(test)]
+    pub(crate) async fn connection_to(&self, peer: SocketAddr) -> Option<usize> {
+        self.slot(peer).connection.lock().await.as_ref().map(|link| link.connection.stable_id())
     }
 
     fn slot(&self, peer: SocketAddr) -> Arc<Slot> {

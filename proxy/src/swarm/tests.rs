@@ -473,6 +473,24 @@ async fn an_owner_that_restarts_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_said_to_have_started_again_is_reached_by_a_new_connection() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    a.knows(b.addr()).await;
+    let (pool, members) = (&a.net().pool, &a.net().members);
+    let connection = || async {
+        pool.probe(b.addr(), frame::Ask::Ping, pool::Way::Awake).await.unwrap();
+        pool.connection_to(b.addr()).await.unwrap()
+    };
+    let before = connection().await;
+    assert_eq!(connection().await, before, "the same as long as it is the same member");
+    let (count, boot) = members.change(|roster, _| roster.card_of(b.addr()).unwrap().version());
+    let card = news::Card::sign(&secret(1).node_key(b.addr()), b.addr(), boot + 1, count + 1, "", false);
+    assert_eq!(members.learn(vec![news::News::Is(card)], roster::Heard::Gossip), 1);
+    assert_ne!(connection().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dead_owners_cost_less_than_the_deadline() {
     let dead = endpoint::settle(loopback()).unwrap();
     let a = Node::start(&[dead]).await;
