@@ -6,6 +6,8 @@
 //! join.
 
 mod rest;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -350,7 +352,10 @@ impl Table {
     fn follow(&mut self, change: Change, members: &Members) {
         match change {
             Change::Known(addr) => self.by_id.extend(members.ids(addr).map(|id| (id, addr))),
-            Change::Came(addr) => self.owners.add(addr),
+            Change::Came(addr) => {
+                self.owners.add(addr);
+                self.resting.end(addr);
+            }
             Change::Went(addr) => self.owners.remove(addr),
             Change::Refuted => {
                 members.inner.refuted.fetch_add(1, Relaxed);
@@ -371,25 +376,4 @@ impl Table {
 /// An address as the table has it: IPv4 inside IPv6 counts as IPv4.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addr(n: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, n], 4500))
-    }
-
-    #[test]
-    fn who_does_not_answer_is_left_alone_for_a_while() {
-        let secret = ClusterSecret::new([1; 32], 0);
-        let members = Members::new(addr(1), secret.node_key(addr(1)), "", vec![secret], &[addr(2)], Pace::default());
-        assert!(members.is_awake(addr(2)) && !members.is_awake(addr(3)) && members.any_awake());
-        assert_eq!(members.status()[0].reachable, None);
-        members.missed(addr(2));
-        assert!(!members.is_awake(addr(2)) && !members.any_awake());
-        members.heard(addr(2));
-        assert!(members.is_awake(addr(2)));
-    }
 }

@@ -33,9 +33,12 @@ impl Resting {
         self.members.get(&addr).is_some_and(|rest| rest.until > Instant::now())
     }
 
-    /// It did not answer.
+    /// It did not answer. What fails while it is left alone was asked before, or not at all, and says nothing new.
     pub(super) fn missed(&mut self, addr: SocketAddr, now: Instant) {
         let rest = self.members.entry(addr).or_insert(Rest { failures: 0, until: now });
+        if rest.until > now {
+            return;
+        }
         rest.failures = rest.failures.saturating_add(1);
         rest.until = now + MIN.saturating_mul(1 << (rest.failures - 1).min(5)).min(MAX);
     }
@@ -43,5 +46,22 @@ impl Resting {
     /// It answered, or is another than it was.
     pub(super) fn end(&mut self, addr: SocketAddr) {
         self.members.remove(&addr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_fails_at_once_is_one_failure_and_the_next_is_left_alone_for_twice_as_long() {
+        let (mut resting, addr, now) = (Resting::default(), ([10, 0, 0, 1], 1).into(), Instant::now());
+        let until = |resting: &Resting| resting.members[&addr].until;
+        for _ in 0..8 {
+            resting.missed(addr, now);
+        }
+        assert_eq!(until(&resting), now + MIN);
+        resting.missed(addr, now + MIN);
+        assert_eq!(until(&resting), now + MIN + 2 * MIN);
     }
 }
