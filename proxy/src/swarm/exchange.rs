@@ -76,7 +76,7 @@ pub(crate) struct Exchange {
     /// The same of requests for pieces.
     pub(crate) asks: Arc<()>,
     tracker: Mutex<Tracker>,
-    slots: Semaphore,
+    pub(super) slots: Semaphore,
     /// Those that are served and those that wait.
     pub(super) line: Semaphore,
     /// The same of each member.

@@ -367,6 +367,29 @@ async fn a_peer_that_sends_less_than_the_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_slow_is_waited_for_as_long_as_it_is_heard_of() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(23, MIB)).await;
+    b.locate(digest).await;
+    let partial = b.store.begin(&digest, MIB).unwrap();
+    let (patience, longest) = (Duration::from_millis(200), Duration::from_secs(60));
+    let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience, longest };
+    let pool = &b.net().pool;
+    let ask = async |piece| get::piece(pool, want, partial.writer(piece).unwrap(), |_| false, || {}).await;
+    ask(0).await.unwrap();
+    assert!(pool.hears(a.addr()));
+    let slots = a.net().exchange.slots.acquire_many(SLOTS as u32).await.unwrap();
+    let asked = std::time::Instant::now();
+    assert!(matches!(ask(1).await, Err(GetError::Stall)));
+    let waited = asked.elapsed();
+    assert!(waited >= 2 * patience && waited < longest / 2, "{waited:?}");
+    assert!(!pool.hears(a.addr()));
+    drop(slots);
+    ask(1).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_finds_too_many_in_line_comes_back_and_blames_nobody() {
     let a = Node::start(&[]).await;
     let b = Node::start(&[a.addr()]).await;
@@ -376,7 +399,8 @@ async fn who_finds_too_many_in_line_comes_back_and_blames_nobody() {
     let exchange = &a.net().exchange;
     let line = exchange.line.acquire_many((SLOTS + LINE) as u32).await.unwrap();
     let partial = b.store.begin(&digest, MIB).unwrap();
-    let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience: Duration::from_secs(5) };
+    let (patience, longest) = (Duration::from_secs(5), Duration::from_secs(5));
+    let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience, longest };
     let pool = &b.net().pool;
     let ask = async || get::piece(pool, want, partial.writer(0).unwrap(), |_| false, || {}).await;
     assert!(matches!(ask().await, Err(GetError::Busy)), "the line is full");

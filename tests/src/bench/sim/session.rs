@@ -341,6 +341,7 @@ impl World {
             server,
             index: ask.index,
             patience: ask.patience,
+            longest: ask.longest,
             since: self.now,
             stage: Stage::Travelling,
             abandoned: false,
