@@ -28,7 +28,7 @@ use crate::store::piece::Layout;
 /// Everybody knows everybody up to this size of a crowd.
 const MESH: usize = 16;
 /// Neighbours that a member is given in a larger one. A link counts for both ends, so that the mean is about twenty.
-const LINKS: usize = 10;
+pub(super) const LINKS: usize = 10;
 /// One that has so many links is given no more. It has to be well above the mean: if all early members were full, later ones
 /// would only know each other, and pieces would go through the crowd hand to hand.
 const FULL: usize = 24;

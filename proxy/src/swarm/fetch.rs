@@ -242,7 +242,10 @@ impl Fetch<'_> {
             }
             Report::Has(peer, Err(error)) => {
                 self.course.lost(peer);
-                self.blame(peer, &error, false);
+                // That it has something is what others said.
+                if !matches!(error, GetError::NotHere) {
+                    self.blame(peer, &error, false);
+                }
             }
             Report::Piece(ask, Ok(bytes)) => {
                 self.course.came(ask.index, now);
@@ -273,7 +276,11 @@ impl Fetch<'_> {
 
     fn joined(&mut self, joined: Option<Joined>, now: Instant) {
         let leased = self.course.joined(joined.as_ref(), now);
-        for addr in joined.into_iter().flat_map(|joined| joined.neighbours) {
+        let neighbours = match joined {
+            Some(joined) => joined.neighbours,
+            None => self.exchange.members.some_near(self.course.strangers()),
+        };
+        for addr in neighbours {
             self.watch(addr, false);
         }
         if let Some(pieces) = leased {

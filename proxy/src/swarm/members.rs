@@ -237,6 +237,16 @@ impl Members {
         present.chain([self.inner.me]).collect()
     }
 
+    /// So many of our zone, any with the same chance.
+    pub(crate) fn some_near(&self, amount: usize) -> Vec<SocketAddr> {
+        use rand::seq::IteratorRandom as _;
+        let table = self.read();
+        let zone = |addr| table.roster.card_of(addr).map(|card| card.zone.as_str());
+        let living = table.roster.members().filter(|(_, standing)| *standing == Standing::Living);
+        let near = living.map(|(addr, _)| addr).filter(|addr| zone(*addr) == Some(self.zone()));
+        near.filter(|addr| !table.resting.rests(*addr)).sample(&mut rand::rng(), amount)
+    }
+
     /// Whether anybody may be asked.
     pub(crate) fn any_awake(&self) -> bool {
         let table = self.read();

@@ -367,6 +367,20 @@ async fn a_peer_that_sends_less_than_the_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_at_random_are_met_where_the_owner_has_no_time() {
+    let a = Node::start(&[]).await;
+    let owner = Fake::start(a.addr(), Trick::Refuses, Vec::new()).await;
+    let b = Node::start(&[a.addr(), owner.addr]).await;
+    b.knows(a.addr()).await;
+    let is_owned = |bytes: &Vec<u8>| b.net().members.owners(&Digest::of(bytes))[0] == owner.addr;
+    let bytes = (24..).map(|seed| content(seed, MIB)).find(is_owned).unwrap();
+    let digest = a.put(&bytes).await;
+    let (_, fetched) = b.fetch(&Located::nowhere(MIB), digest).await;
+    assert_eq!((fetched.missing.as_slice(), fetched.faults.as_slice()), (&[][..], &[][..]));
+    assert_eq!(fetched.bytes, [(a.addr(), MIB)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_slow_is_waited_for_as_long_as_it_is_heard_of() {
     let a = Node::start(&[]).await;
     let b = Node::start(&[a.addr()]).await;

@@ -112,7 +112,8 @@ pub(crate) async fn follow<F: Future<Output = bool>>(
     loop {
         let pieces = match frame::receive(&mut reply.stream, patience).await {
             Ok(Answer::Map(Some(pieces))) if pieces.size == layout.size() => pieces.to_set().ok_or(GetError::Lied)?,
-            Ok(Answer::Map(_)) => FixedBitSet::with_capacity(layout.count() as usize),
+            Ok(Answer::Map(None)) => return Err(GetError::NotHere),
+            Ok(Answer::Map(Some(_))) => FixedBitSet::with_capacity(layout.count() as usize),
             Ok(_) => return Err(GetError::Lied),
             // It said all that it will say.
             Err(FrameError::Read(ReadExactError::FinishedEarly(0))) => return Ok(()),

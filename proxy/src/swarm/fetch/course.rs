@@ -20,7 +20,10 @@ use super::{
 use crate::{
     oci::digest::Digest,
     store::piece::Layout,
-    swarm::frame::{Join, Joined, Pieces, Reach},
+    swarm::{
+        crowd::LINKS,
+        frame::{Join, Joined, Pieces, Reach},
+    },
 };
 
 /// Neighbours at most, whoever named them.
@@ -136,6 +139,11 @@ impl Course {
     /// A member that may be a neighbour; whether it is one now and was none before.
     pub fn meet(&mut self, peer: SocketAddr) -> bool {
         self.neighbours.len() < NEIGHBOURS && self.neighbours.insert(peer)
+    }
+
+    /// How many members at random to meet when the owner has no time: where it has none, many pull.
+    pub fn strangers(&self) -> usize {
+        LINKS.saturating_sub(self.neighbours.len())
     }
 
     /// A neighbour has these pieces; `near` when it is in our zone.

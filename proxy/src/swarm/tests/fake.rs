@@ -36,6 +36,8 @@ pub(super) enum Trick {
     HugeFrame,
     NotHere,
     Short,
+    /// Takes no connection, as one that has too many.
+    Refuses,
 }
 
 /// Runs until dropped.
@@ -77,6 +79,10 @@ fn word(addr: SocketAddr, ask: Ask) -> Word {
 async fn serve(endpoint: Endpoint, addr: SocketAddr, trick: Trick, bytes: Vec<u8>) {
     let mut connections = JoinSet::new();
     while let Some(incoming) = endpoint.accept().await {
+        if trick == Trick::Refuses {
+            incoming.refuse();
+            continue;
+        }
         let bytes = bytes.clone();
         connections.spawn(async move {
             let Ok(connection) = incoming.accept().unwrap().await else { return };
@@ -129,7 +135,8 @@ async fn stream(
         Trick::NotHere => return answer(send, &Answer::Piece(None)).await,
         Trick::BadSignature => statement.signature[0] ^= 1,
         Trick::WrongBytes => piece[half] ^= 1,
-        Trick::OtherBytes | Trick::OtherPiece | Trick::StopsMidway | Trick::DiesMidway | Trick::Short => {}
+        Trick::OtherBytes | Trick::OtherPiece | Trick::StopsMidway | Trick::DiesMidway => {}
+        Trick::Short | Trick::Refuses => {}
     }
     if frame::send(&mut send, &Answer::Piece(Some(statement))).await.is_err() {
         return;

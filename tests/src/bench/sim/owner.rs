@@ -6,7 +6,7 @@ use std::time::Instant;
 use rand::RngExt as _;
 use waylay::{
     store::Provenance,
-    swarm::pure::{Announce, FRAME_DEADLINE, Holding, Join, Joined, Reach, Record, STAGGER, Tracker},
+    swarm::pure::{Announce, Course, FRAME_DEADLINE, Holding, Join, Joined, Reach, Record, STAGGER, Tracker},
 };
 
 use super::{
@@ -264,21 +264,20 @@ impl World {
         if let Some(pieces) = leased {
             self.take(number, &mut session, pieces);
         }
+        let strangers = session.course.as_ref().map_or(0, Course::strangers);
         self.sessions[number as usize] = Some(session);
-        for addr in joined.into_iter().flat_map(|joined| joined.neighbours) {
-            self.watch(number, self::number(addr), false);
+        let neighbours = match joined {
+            Some(joined) => joined.neighbours.into_iter().map(self::number).collect(),
+            None => self.some_near(node, strangers),
+        };
+        for peer in neighbours {
+            self.watch(number, peer, false);
         }
         self.pump(number);
     }
 
     /// The owner shall know that all is here, where there are zones.
-    pub(super) fn bid_farewell(
-        &mut self,
-        node: u32,
-        blob: u16,
-        course: &waylay::swarm::pure::Course,
-        held: &fixedbitset::FixedBitSet,
-    ) {
+    pub(super) fn bid_farewell(&mut self, node: u32, blob: u16, course: &Course, held: &fixedbitset::FixedBitSet) {
         let zone = self.zone_name(node);
         if !zone.is_empty() {
             let join = course.report(self.blobs[usize::from(blob)].digest, held, Reach::No, (&zone, super::REGISTRY));

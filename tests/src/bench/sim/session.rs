@@ -110,6 +110,10 @@ impl World {
         let (watcher, own) = (number / blobs, of * blobs + number % blobs);
         let Some(session) = self.sessions[own as usize].as_mut() else { return };
         let map = session.held.clone();
+        if session.course.is_none() && session.held.is_clear() {
+            // It has nothing of it, and is no neighbour.
+            return self.later(self.way(of, watcher), Event::Unreached { session: number, of });
+        }
         if session.course.is_some() && !session.watchers.contains(&watcher) {
             session.watchers.push(watcher);
         }

@@ -276,6 +276,13 @@ impl World {
         self.zone(one) == self.zone(other)
     }
 
+    /// So many nodes of the zone of `node`, or fewer, any with the same chance.
+    pub(super) fn some_near(&mut self, node: u32, amount: usize) -> Vec<u32> {
+        let (all, zones) = (self.nodes.len() as u32, self.tally.into_zones.len() as u32);
+        let some = (0..amount).map(|_| self.random.random_range(0..all.div_ceil(zones)) * zones + node % zones);
+        some.filter(|other| *other < all).collect()
+    }
+
     /// The number of the fetch of a blob by a node.
     pub(super) fn session_of(&self, node: u32, blob: u16) -> u32 {
         node * self.blobs.len() as u32 + u32::from(blob)
