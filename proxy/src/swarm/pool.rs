@@ -18,6 +18,7 @@ use super::{
     control::Tally,
     frame::{self, ALPN, Answer, Ask, FrameError, Request, Word, code},
     members::Members,
+    roster::Standing,
 };
 use crate::throttle::Throttle;
 
@@ -256,6 +257,15 @@ impl Pool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = slots.get(&peer).and_then(|slot| *slot.heard.lock().unwrap_or_else(PoisonError::into_inner));
         heard.is_some_and(|heard| heard.elapsed() < HEARD)
+    }
+
+    /// Ends when the members find that `peer` is gone.
+    pub(crate) async fn gone(&self, peer: SocketAddr) {
+        let mut changes = self.members.changes();
+        while self.members.standing(peer).is_some_and(Standing::is_present) {
+            // The sender lives as long as we do.
+            let _ = changes.changed().await;
+        }
     }
 
     /// Closes what nobody used for a while and nobody uses now.

@@ -404,6 +404,32 @@ async fn one_that_was_slow_is_waited_for_as_long_as_it_is_heard_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_found_gone_is_waited_for_no_longer() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(25, MIB)).await;
+    b.locate(digest).await;
+    let partial = b.store.begin(&digest, MIB).unwrap();
+    let minute = Duration::from_secs(60);
+    let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience: minute, longest: minute };
+    let slots = a.net().exchange.slots.acquire_many(SLOTS as u32).await.unwrap();
+    let ask = get::piece(&b.net().pool, want, partial.writer(0).unwrap(), |_| false, || {});
+    let found_gone = async {
+        eventually("it stands in line", || async {
+            (a.net().exchange.line.available_permits() < SLOTS + LINE).then_some(())
+        })
+        .await;
+        let members = &b.net().members;
+        let card = members.change(|roster, _| roster.card_of(a.addr()).cloned().unwrap());
+        let gone = news::Gone::sign(&secret(1).node_key(b.addr()), b.addr(), card);
+        assert_eq!(members.learn(vec![news::News::Gone(gone)], roster::Heard::Gossip), 1);
+    };
+    let (asked, ()) = tokio::join!(tokio::time::timeout(minute / 2, ask), found_gone);
+    assert!(matches!(asked, Ok(Err(GetError::Gone))));
+    drop(slots);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_finds_too_many_in_line_comes_back_and_blames_nobody() {
     let a = Node::start(&[]).await;
     let b = Node::start(&[a.addr()]).await;

@@ -157,7 +157,7 @@ impl Want {
 }
 
 /// Fetches the piece of `writer` and finishes it; how many bytes came. Ends within the patience for each wait and, over
-/// all, the time the piece takes at [`SLOWEST`]. `came` is told before anybody can see the piece, and before it is known
+/// all, the time the piece takes at [`SLOWEST`]; at once when the members find that the peer is gone. `came` is told before anybody can see the piece, and before it is known
 /// to be right.
 pub(crate) async fn piece(
     pool: &Pool,
@@ -169,7 +169,11 @@ pub(crate) async fn piece(
     let length = writer.remaining();
     let limit = want.longest + Duration::from_secs(length / SLOWEST);
     let all = transfer(pool, want, writer, is_quarantined, came);
-    tokio::time::timeout(limit, all).await.map_err(|_| GetError::Stall)??;
+    tokio::select! {
+        came = tokio::time::timeout(limit, all) => came.map_err(|_| GetError::Stall)??,
+        // Its own silence might be a long line.
+        () = pool.gone(want.peer) => return Err(GetError::Gone),
+    }
     Ok(length)
 }
 
