@@ -278,7 +278,7 @@ impl Fetch<'_> {
         let leased = self.course.joined(joined.as_ref(), now);
         let neighbours = match joined {
             Some(joined) => joined.neighbours,
-            None => self.exchange.members.some_near(self.course.strangers()),
+            None => self.exchange.members.some_near(self.course.at_random()),
         };
         for addr in neighbours {
             self.watch(addr, false);
@@ -290,7 +290,7 @@ impl Fetch<'_> {
 
     fn blame(&mut self, peer: SocketAddr, error: &GetError, lives: bool) {
         let blame = match error {
-            GetError::Gone => Blame::Gone,
+            GetError::Gone | GetError::Left => Blame::Gone,
             GetError::Stall => Blame::Stall,
             GetError::Corrupt => Blame::Corrupt,
             GetError::Lied => Blame::Lied,
@@ -298,7 +298,8 @@ impl Fetch<'_> {
             GetError::NotHere => Blame::Lied,
             GetError::Quarantined | GetError::Busy | GetError::Store(_) => return,
         };
-        if matches!(blame, Blame::Gone | Blame::Stall) && !lives {
+        // Who has left is known to have, and who is back must not suffer for it.
+        if matches!(error, GetError::Gone | GetError::Stall) && !lives {
             self.pool.missed(peer);
         }
         tracing::debug!(%peer, blame = blame.name(), blob = %self.wish.partial.digest(), "a peer failed");

@@ -107,7 +107,7 @@ struct Slot {
 #[derive(Debug)]
 struct Link {
     connection: Connection,
-    /// The boot epoch that the peer had shown before.
+    /// The boot epoch that the peer had shown when it was first used.
     boot: Option<u64>,
 }
 
@@ -145,7 +145,8 @@ impl Pool {
             *held = None;
         }
         let boot = self.members.shown_boot(peer);
-        if let Some(link) = held.as_ref().filter(|link| link.is_open(boot)) {
+        if let Some(link) = held.as_mut().filter(|link| link.is_open(boot)) {
+            link.boot = link.boot.or(boot);
             return Ok(link.connection.clone());
         }
         // Somebody found out just now, while we waited for the lock or before.
@@ -259,12 +260,23 @@ impl Pool {
         heard.is_some_and(|heard| heard.elapsed() < HEARD)
     }
 
-    /// Ends when the members find that `peer` is gone.
-    pub(crate) async fn gone(&self, peer: SocketAddr) {
+    /// Ends when the members find that `peer` is gone, unless it is heard, or when it has started again.
+    pub(crate) async fn left(&self, peer: SocketAddr) {
         let mut changes = self.members.changes();
-        while self.members.standing(peer).is_some_and(Standing::is_present) {
-            // The sender lives as long as we do.
-            let _ = changes.changed().await;
+        let boot = self.members.shown_boot(peer);
+        loop {
+            if boot.is_some() && self.members.shown_boot(peer) != boot {
+                return;
+            }
+            if self.members.standing(peer).is_some_and(Standing::is_present) {
+                // The sender lives as long as we do.
+                let _ = changes.changed().await;
+            } else if self.hears(peer) {
+                // Others are wrong, and it will say so.
+                tokio::time::sleep(HEARD).await;
+            } else {
+                return;
+            }
         }
     }
 

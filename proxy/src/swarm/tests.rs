@@ -400,7 +400,8 @@ async fn one_that_was_slow_is_waited_for_as_long_as_it_is_heard_of() {
     assert!(waited >= 2 * patience && waited < longest / 2, "{waited:?}");
     assert!(!pool.hears(a.addr()));
     drop(slots);
-    ask(1).await.unwrap();
+    let want = Want { patience: longest, ..want };
+    get::piece(pool, want, partial.writer(1).unwrap(), |_| false, || {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,6 +410,7 @@ async fn one_that_is_found_gone_is_waited_for_no_longer() {
     let b = Node::start(&[a.addr()]).await;
     let digest = a.put(&content(25, MIB)).await;
     b.locate(digest).await;
+    b.knows(a.addr()).await;
     let partial = b.store.begin(&digest, MIB).unwrap();
     let minute = Duration::from_secs(60);
     let want = Want { peer: a.addr(), blob: digest, layout: partial.layout(), patience: minute, longest: minute };
@@ -425,7 +427,7 @@ async fn one_that_is_found_gone_is_waited_for_no_longer() {
         assert_eq!(members.learn(vec![news::News::Gone(gone)], roster::Heard::Gossip), 1);
     };
     let (asked, ()) = tokio::join!(tokio::time::timeout(minute / 2, ask), found_gone);
-    assert!(matches!(asked, Ok(Err(GetError::Gone))));
+    assert!(matches!(asked, Ok(Err(GetError::Left))));
     drop(slots);
 }
 

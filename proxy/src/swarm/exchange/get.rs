@@ -42,6 +42,9 @@ pub(crate) enum GetError {
     /// The peer cannot be reached or went away.
     #[error("the peer is gone")]
     Gone,
+    /// The members found that the peer is gone, or it has started again.
+    #[error("the peer has left")]
+    Left,
     /// The peer was silent for too long, or far too slow.
     #[error("the peer stalled")]
     Stall,
@@ -110,7 +113,11 @@ pub(crate) async fn follow<F: Future<Output = bool>>(
     let mut reply = pool.open(peer, &Request::Watch(blob)).await?;
     let mut patience = frame::FRAME_DEADLINE;
     loop {
-        let pieces = match frame::receive(&mut reply.stream, patience).await {
+        let received = tokio::select! {
+            received = frame::receive(&mut reply.stream, patience) => received,
+            () = pool.left(peer) => return Err(GetError::Left),
+        };
+        let pieces = match received {
             Ok(Answer::Map(Some(pieces))) if pieces.size == layout.size() => pieces.to_set().ok_or(GetError::Lied)?,
             Ok(Answer::Map(None)) => return Err(GetError::NotHere),
             Ok(Answer::Map(Some(_))) => FixedBitSet::with_capacity(layout.count() as usize),
@@ -147,7 +154,8 @@ impl Want {
     async fn wait<T>(&self, pool: &Pool, coming: impl Future<Output = T>) -> Result<T, GetError> {
         let (mut coming, until) = (pin!(coming), Instant::now() + self.longest);
         loop {
-            match tokio::time::timeout(self.patience, coming.as_mut()).await {
+            let left = until.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(self.patience.min(left), coming.as_mut()).await {
                 Ok(came) => return Ok(came),
                 Err(_) if Instant::now() < until && pool.hears(self.peer) => {}
                 Err(_) => return Err(GetError::Stall),
@@ -157,8 +165,8 @@ impl Want {
 }
 
 /// Fetches the piece of `writer` and finishes it; how many bytes came. Ends within the patience for each wait and, over
-/// all, the time the piece takes at [`SLOWEST`]; at once when the members find that the peer is gone. `came` is told before anybody can see the piece, and before it is known
-/// to be right.
+/// all, the time the piece takes at [`SLOWEST`]; at once when the members find that the peer is gone. `came` is told before
+/// anybody can see the piece, and before it is known to be right.
 pub(crate) async fn piece(
     pool: &Pool,
     want: Want,
@@ -172,7 +180,7 @@ pub(crate) async fn piece(
     tokio::select! {
         came = tokio::time::timeout(limit, all) => came.map_err(|_| GetError::Stall)??,
         // Its own silence might be a long line.
-        () = pool.gone(want.peer) => return Err(GetError::Gone),
+        () = pool.left(want.peer) => return Err(GetError::Left),
     }
     Ok(length)
 }

@@ -30,6 +30,8 @@ use crate::{
 const NEIGHBOURS: usize = 32;
 /// When nothing came for so long and the registry will not help, it is over.
 const HOPELESS: Duration = Duration::from_secs(10);
+/// Members at random that one fetch meets at most: the owner may be busy with another crowd, and nobody else pull this.
+const AT_RANDOM: usize = NEIGHBOURS;
 /// The owner is not asked more often than this.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 /// A registry that failed rests for so long, doubled with each failure.
@@ -62,6 +64,8 @@ pub struct Course {
     wanted: Range<u32>,
     plan: Plan,
     neighbours: BTreeSet<SocketAddr>,
+    /// How many members at random were met.
+    at_random: usize,
     registry: Registry,
     leases: Vec<Lease>,
     /// When imports were last granted, or looked through.
@@ -126,6 +130,7 @@ impl Course {
             plan: Plan::new(held, wanted.clone(), seed),
             wanted,
             neighbours: BTreeSet::new(),
+            at_random: 0,
             registry: Registry::default(),
             leases: Vec::new(),
             imported: None,
@@ -141,9 +146,12 @@ impl Course {
         self.neighbours.len() < NEIGHBOURS && self.neighbours.insert(peer)
     }
 
-    /// How many members at random to meet when the owner has no time: where it has none, many pull.
-    pub fn strangers(&self) -> usize {
-        LINKS.saturating_sub(self.neighbours.len())
+    /// How many members at random to meet now that the owner has no time: where it has none, many pull. Those that do not are
+    /// no neighbours, so others may be met the next time.
+    pub fn at_random(&mut self) -> usize {
+        let more = LINKS.saturating_sub(self.neighbours.len()).min(AT_RANDOM - self.at_random);
+        self.at_random += more;
+        more
     }
 
     /// A neighbour has these pieces; `near` when it is in our zone.

@@ -33,7 +33,8 @@ impl Resting {
         self.members.get(&addr).is_some_and(|rest| rest.until > Instant::now())
     }
 
-    /// It did not answer. What fails while it is left alone was asked before, or not at all, and says nothing new.
+    /// It did not answer. What fails while it is left alone was asked before, or only to see whether it lives, and says
+    /// nothing new.
     pub(super) fn missed(&mut self, addr: SocketAddr, now: Instant) {
         let rest = self.members.entry(addr).or_insert(Rest { failures: 0, until: now });
         if rest.until > now {

@@ -264,11 +264,11 @@ impl World {
         if let Some(pieces) = leased {
             self.take(number, &mut session, pieces);
         }
-        let strangers = session.course.as_ref().map_or(0, Course::strangers);
+        let at_random = session.course.as_mut().filter(|_| joined.is_none()).map_or(0, Course::at_random);
         self.sessions[number as usize] = Some(session);
         let neighbours = match joined {
             Some(joined) => joined.neighbours.into_iter().map(self::number).collect(),
-            None => self.some_near(node, strangers),
+            None => self.some_near(node, at_random),
         };
         for peer in neighbours {
             self.watch(number, peer, false);

@@ -108,18 +108,19 @@ impl World {
         }
         let blobs = self.blobs.len() as u32;
         let (watcher, own) = (number / blobs, of * blobs + number % blobs);
-        let Some(session) = self.sessions[own as usize].as_mut() else { return };
-        let map = session.held.clone();
-        if session.course.is_none() && session.held.is_clear() {
+        let back = self.way(of, watcher);
+        let session = self.sessions[own as usize].as_mut();
+        let Some(session) = session.filter(|session| session.course.is_some() || !session.held.is_clear()) else {
             // It has nothing of it, and is no neighbour.
-            return self.later(self.way(of, watcher), Event::Unreached { session: number, of });
-        }
+            return self.later(back, Event::Unreached { session: number, of });
+        };
+        let map = session.held.clone();
         if session.course.is_some() && !session.watchers.contains(&watcher) {
             session.watchers.push(watcher);
         }
         self.tally.control(map_bytes(&map));
         let map = self.maps.keep(map);
-        self.later(self.way(of, watcher), Event::Mapped { session: number, of, map });
+        self.later(back, Event::Mapped { session: number, of, map });
         self.watch(own, watcher, false);
     }
 

@@ -47,3 +47,21 @@ fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
     course.look(&held, 0, soon);
     assert!(course.join(&held, 0, soon).is_none(), "not all the time");
 }
+
+#[test]
+fn members_are_met_at_random_as_long_as_neighbours_are_few_and_not_for_ever() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    course.meet(([10, 0, 0, 1], 4500).into());
+    assert_eq!(course.at_random(), LINKS - 1);
+    // Nobody of those pulls it, the next time either.
+    let more: Vec<_> = std::iter::repeat_with(|| course.at_random()).take_while(|more| *more > 0).collect();
+    assert_eq!(more.iter().sum::<usize>(), AT_RANDOM - (LINKS - 1));
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    for n in 0..LINKS as u16 {
+        course.meet(([10, 0, 0, 1], 4500 + n).into());
+    }
+    assert_eq!(course.at_random(), 0, "it knows enough");
+}
