@@ -191,8 +191,7 @@ impl Fetch<'_> {
         };
         let (pool, quarantine, reports) = (self.pool.clone(), self.quarantine.clone(), self.reports.clone());
         let (blob, given) = (self.wish.partial.digest(), self.wish.given.clone());
-        let Ask { peer, patience, longest, .. } = ask;
-        let want = Want { peer, blob, layout: self.layout, patience, longest };
+        let want = Want { peer: ask.peer, blob, layout: self.layout, patience: ask.patience };
         let counted = self.exchange.asks.clone();
         self.tasks.spawn(async move {
             let _counted = counted;

@@ -56,8 +56,6 @@ pub struct Ask {
     pub index: u32,
     /// Call it stalled after this much silence.
     pub patience: Duration,
-    /// The same as long as other things come from the peer: it was slow before, and lives.
-    pub longest: Duration,
 }
 
 /// How bad a failure was for the peer that caused it.
@@ -258,12 +256,11 @@ impl Plan {
         });
         let (peer, index) = found?;
         let patience = self.patience(&self.peers[peer]);
-        let longest = (patience * 2u32.pow(self.peers[peer].lags)).min(MAX_PATIENCE);
         self.in_order = !self.in_order;
         self.todo.remove(index as usize);
         self.open.push(Open { index, peer, since: now });
         self.peers[peer].open += 1;
-        Some(Ask { peer: self.addrs[peer], index, patience, longest })
+        Some(Ask { peer: self.addrs[peer], index, patience })
     }
 
     /// The piece came.
@@ -366,6 +363,7 @@ impl Plan {
     fn patience(&self, with: &Peer) -> Duration {
         let alike = self.peers.iter().filter(|peer| peer.near == with.near && peer.is_asked());
         let usual = alike.filter_map(|peer| peer.usual).max();
-        usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE))
+        let patience = usual.map_or(FIRST_PATIENCE, |usual| (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE));
+        (patience * 2u32.pow(with.lags)).min(MAX_PATIENCE)
     }
 }

@@ -1,11 +1,7 @@
 //! Getting one piece from one peer: its statement is checked first, its bytes are hashed while they are written, and
 //! every wait has an end.
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use super::super::{
     frame::{self, Answer, FrameError, Request, code},
@@ -145,23 +141,6 @@ pub(crate) struct Want {
     pub(crate) layout: Layout,
     /// Silence that counts as a stall.
     pub(crate) patience: Duration,
-    /// The same as long as other things come from the peer.
-    pub(crate) longest: Duration,
-}
-
-impl Want {
-    /// Waits for what the peer is to send.
-    async fn wait<T>(&self, pool: &Pool, coming: impl Future<Output = T>) -> Result<T, GetError> {
-        let (mut coming, until) = (pin!(coming), Instant::now() + self.longest);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(self.patience.min(left), coming.as_mut()).await {
-                Ok(came) => return Ok(came),
-                Err(_) if Instant::now() < until && pool.hears(self.peer) => {}
-                Err(_) => return Err(GetError::Stall),
-            }
-        }
-    }
 }
 
 /// Fetches the piece of `writer` and finishes it; how many bytes came. Ends within the patience for each wait and, over
@@ -175,7 +154,7 @@ pub(crate) async fn piece(
     came: impl FnOnce() + Send + 'static,
 ) -> Result<u64, GetError> {
     let length = writer.remaining();
-    let limit = want.longest + Duration::from_secs(length / SLOWEST);
+    let limit = want.patience + Duration::from_secs(length / SLOWEST);
     let all = transfer(pool, want, writer, is_quarantined, came);
     tokio::select! {
         came = tokio::time::timeout(limit, all) => came.map_err(|_| GetError::Stall)??,
@@ -194,7 +173,7 @@ async fn transfer(
 ) -> Result<(), GetError> {
     let (index, mut came) = (writer.index(), Some(came));
     let mut reply = pool.open(want.peer, &Request::Piece { blob: want.blob, index }).await?;
-    let statement = match want.wait(pool, frame::receive(&mut reply.stream, want.longest)).await?? {
+    let statement = match frame::receive(&mut reply.stream, want.patience).await? {
         Answer::Piece(Some(statement)) => statement,
         Answer::Piece(None) => return Err(GetError::NotHere),
         _ => return Err(GetError::Lied),
@@ -207,8 +186,8 @@ async fn transfer(
     while left > 0 {
         let (mut batch, mut length) = (Vec::new(), 0);
         while left > 0 && length < BATCH {
-            let reading = want.wait(pool, reply.stream.read_many_chunks(&mut chunks)).await?;
-            let count = reading?.ok_or(GetError::Lied)?;
+            let reading = tokio::time::timeout(want.patience, reply.stream.read_many_chunks(&mut chunks)).await;
+            let count = reading.map_err(|_| GetError::Stall)??.ok_or(GetError::Lied)?;
             reply.came();
             for chunk in chunks.iter_mut().take(count).map(std::mem::take) {
                 left = left.checked_sub(chunk.len() as u64).ok_or(GetError::Lied)?;

@@ -58,8 +58,8 @@ fn a_slow_peer_is_asked_again_with_more_patience_and_given_up_the_third_time() {
     for _ in 0..3 {
         let asks = asked(&mut plan, now);
         assert_eq!(asks.len(), PER_PEER_OF_FEW);
-        patience.push(asks[0].longest);
-        now += asks[0].longest;
+        patience.push(asks[0].patience);
+        now += asks[0].patience;
         asks.iter().for_each(|ask| plan.failed(ask.index, Failure::Slow, now));
         assert!(asked(&mut plan, now).is_empty(), "it rests");
         now = plan.rested(now).unwrap_or(now);
@@ -68,7 +68,7 @@ fn a_slow_peer_is_asked_again_with_more_patience_and_given_up_the_third_time() {
     assert!(plan.is_over(), "three times in a row");
     plan.set_peer(peer(1), &set(100, 0..100), true);
     let asks = asked(&mut plan, now);
-    assert_eq!((asks[0].peer, asks[0].longest), (peer(1), FIRST_PATIENCE), "the slow one's time is forgotten with it");
+    assert_eq!((asks[0].peer, asks[0].patience), (peer(1), FIRST_PATIENCE), "the slow one's time is forgotten with it");
     assert!(asks.iter().any(|ask| ask.index == 0), "a piece that came too late is asked for again");
 }
 

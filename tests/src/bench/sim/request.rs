@@ -12,7 +12,6 @@ pub(super) struct Request {
     pub(super) server: u32,
     pub(super) index: u32,
     pub(super) patience: Duration,
-    pub(super) longest: Duration,
     pub(super) since: u64,
     pub(super) stage: Stage,
     /// The one that asked gave it up.
@@ -33,10 +32,10 @@ pub(super) enum Stage {
 impl Request {
     /// Whether the one that asked gives it up.
     pub(super) fn is_silent(&self, now: u64, layout: &Layout) -> bool {
-        let (patience, longest) = (self.patience.as_nanos() as u64, self.longest.as_nanos() as u64);
-        let whole = longest + layout.len(self.index) * 1_000_000_000 / SLOWEST;
+        let patience = self.patience.as_nanos() as u64;
+        let whole = patience + layout.len(self.index) * 1_000_000_000 / SLOWEST;
         match self.stage {
-            Stage::Travelling | Stage::Waiting => now > self.since + longest,
+            Stage::Travelling | Stage::Waiting => now > self.since + patience,
             Stage::Lost(since) => now > since.max(self.since) + patience,
             Stage::Flowing(_) => now > self.since + whole,
             Stage::Landing => false,

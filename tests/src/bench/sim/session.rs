@@ -346,7 +346,6 @@ impl World {
             server,
             index: ask.index,
             patience: ask.patience,
-            longest: ask.longest,
             since: self.now,
             stage: Stage::Travelling,
             abandoned: false,
