@@ -63,8 +63,8 @@ pub struct Ask {
 pub enum Failure {
     /// Never ask this peer again: it lied, sent wrong bytes, fell silent or vanished.
     Peer,
-    /// The peer lives, and this took too long. It is asked again in a while, with more patience as long as it is heard of,
-    /// until it was slow three times more often than it gave something.
+    /// The peer lives, and this took too long. It is asked again in a while, with more patience, until it was slow three times
+    /// more often than it gave something.
     Slow,
     /// The peer may be fine, this piece from it was not to be had.
     Piece,
