@@ -277,7 +277,9 @@ impl Fetch<'_> {
         let leased = self.course.joined(joined.as_ref(), now);
         let neighbours = match joined {
             Some(joined) => joined.neighbours,
-            None => self.exchange.members.some_near(self.course.at_random()),
+            // Where there are zones, members of other zones that have what is to be imported would find no place.
+            None if self.exchange.members.zone().is_empty() => self.exchange.members.some_near(self.course.at_random()),
+            None => Vec::new(),
         };
         for addr in neighbours {
             self.watch(addr, false);

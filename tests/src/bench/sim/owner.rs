@@ -268,7 +268,8 @@ impl World {
         self.sessions[number as usize] = Some(session);
         let neighbours = match joined {
             Some(joined) => joined.neighbours.into_iter().map(self::number).collect(),
-            None => self.some_near(node, at_random),
+            None if self.preset.zones.is_none() => self.some_near(node, at_random),
+            None => Vec::new(),
         };
         for peer in neighbours {
             self.watch(number, peer, false);
