@@ -277,7 +277,7 @@ impl Fetch<'_> {
         let leased = self.course.joined(joined.as_ref(), now);
         let neighbours = match joined {
             Some(joined) => joined.neighbours,
-            // Where there are zones, members of other zones that have what is to be imported would find no place.
+            // Not where there are zones: in simulation imports starved, probably because those abroad found no place any more.
             None if self.exchange.members.zone().is_empty() => self.exchange.members.some_near(self.course.at_random()),
             None => Vec::new(),
         };
