@@ -85,11 +85,8 @@ struct Member {
     granted: FixedBitSet,
     granted_at: Instant,
     leases: u32,
-    /// To be had from another zone, and not held yet.
-    imports: FixedBitSet,
-    /// How many pieces the last import was of, and when that was.
-    import: usize,
-    imported_at: Instant,
+    /// To be had from another zone, and not held yet; since when.
+    imports: BTreeMap<usize, Instant>,
     /// Bytes per second from the registry, 0 before it is known.
     rate: u64,
     links: BTreeSet<SocketAddr>,
@@ -161,10 +158,12 @@ impl Crowd {
                 member.granted.insert(piece as usize);
                 member.granted_at = now;
             }
-            member.leases += u32::from(lease.is_some());
+            if lease.is_some() {
+                member.leases += 1;
+                self.zones.entry(join.zone.clone()).and_modify(|zone| zone.taken.begin(now));
+            }
             if let Some(imports) = &imports {
-                member.imports.insert_range(imports.start as usize..imports.end as usize);
-                (member.import, member.imported_at) = (imports.len(), now);
+                member.imports.extend(imports.clone().map(|piece| (piece as usize, now)));
             }
         }
         // Whoever was just granted something is to be heard of soon: it may die with it.
@@ -240,9 +239,7 @@ impl Crowd {
             granted: FixedBitSet::with_capacity(count),
             granted_at: now,
             leases: 0,
-            imports: FixedBitSet::with_capacity(count),
-            import: 0,
-            imported_at: now,
+            imports: BTreeMap::new(),
             rate: 0,
             links: BTreeSet::new(),
             progress: now,
@@ -252,6 +249,7 @@ impl Crowd {
         if member.held != held {
             member.grew = now;
         }
+        zone.taken.came(member.leased().intersection(&held).count(), now);
         // What it got from its neighbours says nothing about its leases.
         if !member.is_fetching() || !member.fetching.is_disjoint(&held) || !member.granted.is_disjoint(&held) {
             member.progress = now;
@@ -263,10 +261,15 @@ impl Crowd {
             member.granted.clear();
         }
         // Held now, or given back.
-        member.imports.difference_with(&held);
         let mut awaited = fetching.clone();
         awaited.union_with(&member.granted);
-        member.imports.intersect_with(&awaited);
+        member.imports.retain(|piece, since| {
+            if held.contains(*piece) {
+                zone.imports.came(now.saturating_duration_since(*since), now);
+                return false;
+            }
+            awaited.contains(*piece)
+        });
         zone.holds(&member.held, &held);
         (member.held, member.fetching) = (held, fetching);
         if let Reach::Ranges { rate } = join.registry {
@@ -375,9 +378,17 @@ impl Member {
         now.saturating_duration_since(self.grew) >= STARVED
     }
 
+    /// What it takes from the registry.
+    fn leased(&self) -> FixedBitSet {
+        let mut leased = self.fetching.clone();
+        leased.union_with(&self.granted);
+        self.imports.keys().for_each(|piece| leased.remove(*piece));
+        leased
+    }
+
     /// Whether it takes anything from the registry.
     fn is_leasing(&self) -> bool {
-        !self.fetching.is_subset(&self.imports) || !self.granted.is_subset(&self.imports)
+        !self.leased().is_clear()
     }
 
     fn is_fetching(&self) -> bool {

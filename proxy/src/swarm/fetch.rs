@@ -73,6 +73,9 @@ pub(super) async fn fetch(
     };
     // Another size is another blob: the registry knows better.
     if located.size == layout.size() {
+        if let Some(pace) = exchange.paces.get(&fetch.wish.served_by) {
+            fetch.course.recall(pace);
+        }
         let session = exchange.sessions.begin(partial.digest());
         for provider in &located.providers {
             fetch.watch(provider.addr, provider.complete);

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use super::owners::{Owners, SHARDS};
 pub use super::{
     endpoint::transport,
-    exchange::{CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, LINE, SLOTS, SLOW_READER, get::SLOWEST},
+    exchange::{
+        CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, HAVE_BATCH_ABROAD, LINE, SLOTS, SLOW_READER, get::SLOWEST,
+    },
     fetch::{
         Declined,
         course::{Course, Outlook},

@@ -10,10 +10,39 @@ use fixedbitset::FixedBitSet;
 
 use super::{Crowd, LARGEST, run};
 
-/// A member that had an import sooner than this is given twice as much the next time, and half as much when it took
-/// [`SLOW_IMPORT`]: what waits in line on a narrow wire is given up as stalled, and was carried for nothing.
-const QUICK_IMPORT: Duration = Duration::from_millis(500);
-const SLOW_IMPORT: Duration = Duration::from_secs(1);
+/// Imports that come sooner than this let a zone have more of them under way, and ones that take [`SLOW`] fewer: what waits in
+/// line on a narrow wire is given up as stalled, and was carried for nothing.
+const QUICK: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_secs(1);
+/// A zone begins with so many pieces under way.
+const FIRST: usize = 2;
+
+/// How many pieces a zone may have under way from others.
+#[derive(Debug)]
+pub(super) struct Imports {
+    most: usize,
+    /// When that became less.
+    fewer_since: Option<Instant>,
+}
+
+impl Default for Imports {
+    fn default() -> Self {
+        Self { most: FIRST, fewer_since: None }
+    }
+}
+
+impl Imports {
+    /// A piece came, so long after it was granted.
+    pub(super) fn came(&mut self, took: Duration, now: Instant) {
+        if took < QUICK {
+            self.most = self.most.saturating_add(1);
+        } else if took > SLOW && self.fewer_since.is_none_or(|since| now.saturating_duration_since(since) > took) {
+            // What was under way already came as slowly for the same reason.
+            (self.most, self.fewer_since) = ((self.most / 2).max(1), Some(now));
+        }
+    }
+}
+
 /// So many members abroad, who have it, are known to one that imports.
 const ABROAD: usize = 2;
 
@@ -22,7 +51,15 @@ impl Crowd {
     pub(super) fn import(&self, from: SocketAddr, unseen: &FixedBitSet, now: Instant) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
         // The next one is asked for when the last has nearly come.
-        if member.imports.count_ones(..) > 1 {
+        if member.imports.len() > 1 {
+            return None;
+        }
+        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
+        let near = takers
+            .filter(|taker| taker.zone == member.zone && taker.is_awaited(&member.zone, self.layout.piece_size(), now));
+        let under_way: usize = near.map(|taker| taker.imports.len()).sum();
+        let room = self.zones.get(&member.zone)?.imports.most.saturating_sub(under_way);
+        if room == 0 {
             return None;
         }
         let mut free = FixedBitSet::with_capacity(unseen.len());
@@ -36,14 +73,7 @@ impl Crowd {
         free.difference_with(&self.claimed(&member.zone, Some(&member.zone), 1, now));
         let here = self.zones.get(&member.zone).map_or(0, |zone| zone.len() - zone.whole);
         let fair = free.count_ones(..) / (4 * here.max(1));
-        let took = now.saturating_duration_since(member.imported_at);
-        let usual = match member.import {
-            0 => 1,
-            last if took < QUICK_IMPORT => last * 2,
-            last if took > SLOW_IMPORT => last / 2,
-            last => last,
-        };
-        run(&free, fair.min(usual).clamp(1, self.pieces(LARGEST)))
+        run(&free, fair.max(1).min(room).min(self.pieces(LARGEST)))
     }
 
     /// Links one that is to import a piece, and knows too few who have it, with members of other zones who do.

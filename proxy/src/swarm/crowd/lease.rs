@@ -8,7 +8,7 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
-use super::{Crowd, GRACE, LARGEST, Member, Reach, run};
+use super::{Crowd, GRACE, LARGEST, Member, Reach, STALLED_ABROAD, run, zone::Zone};
 
 /// Members that take from the registry at a time.
 pub(super) const FETCHERS: usize = 16;
@@ -22,7 +22,7 @@ const LEAST: u64 = 512 << 10;
 /// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
 const LAGS: u64 = 4;
 /// A zone whose registry is this many times slower than the fastest one's leaves the registry to that.
-const SLOWER: u64 = 2;
+const SLOWER: f64 = 2.0;
 
 impl Crowd {
     /// Members that take from the registry now.
@@ -85,6 +85,27 @@ impl Crowd {
         if known > 0 && rates().sum::<u64>() / known >= quick { MANY_FETCHERS } else { FETCHERS }
     }
 
+    /// Whether the registry is so much faster from `zone` than for `member` that it is left to that: by what comes into a zone in a
+    /// second, and by how fast each lease is. A single lease through a narrow wire may be as fast as one of many through a
+    /// wide one, and a zone whose members are busy with other blobs has little of this one in a second.
+    fn is_faster(&self, zone: &Zone, name: &str, member: &Member, now: Instant) -> bool {
+        // One that gets nothing any more is not waited for, nor one that does not begin.
+        let goes_on = zone.taken.goes_on(STALLED_ABROAD, now).unwrap_or_else(|| !member.starves(now));
+        let ratio = |theirs: Option<f64>, ours: Option<f64>| Some(theirs? / ours?);
+        let own = self.zones.get(&member.zone);
+        let paces = ratio(zone.taken.pace(), own.and_then(|own| own.taken.pace()));
+        let known: Vec<f64> =
+            [paces, ratio(self.rate_in(name), self.rate_in(&member.zone))].into_iter().flatten().collect();
+        goes_on && !known.is_empty() && known.iter().product::<f64>() >= SLOWER.powi(known.len() as i32)
+    }
+
+    /// How fast the registry gives to a member of a zone in the mean, in bytes per second.
+    fn rate_in(&self, zone: &str) -> Option<f64> {
+        let rates = self.members.values().filter(|member| member.zone == zone && member.rate > 0);
+        let (sum, count) = rates.fold((0, 0_u32), |(sum, count), member| (sum + member.rate, count + 1));
+        (count > 0).then(|| sum as f64 / f64::from(count))
+    }
+
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another.
     fn largest(&self, member: &Member, now: Instant) -> Option<usize> {
         let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
@@ -92,15 +113,17 @@ impl Crowd {
         if self.zones.len() <= 1 && member.zone.is_empty() {
             return Some(largest);
         }
-        let (here, abroad): (Vec<_>, Vec<_>) = self.members.values().partition(|other| other.zone == member.zone);
-        let fastest = |zone: &[&Member]| zone.iter().map(|member| member.rate).max().unwrap_or_default();
-        let tries = |other: &&Member| other.is_leasing() && other.is_awaited("", self.layout.piece_size(), now);
-        match (fastest(&here), fastest(&abroad)) {
-            // One piece shows how fast the registry is from here; if that does not come, another one's.
-            (0, _) => (!here.iter().any(tries)).then_some(1),
-            // Not known there yet: no more than what shows it here.
-            (_, 0) if abroad.iter().any(tries) => Some(1),
-            (own, other) => (other / own < SLOWER).then_some(largest),
+        let mut others = self.zones.iter().filter(|(name, _)| **name != member.zone);
+        if others.any(|(name, zone)| self.is_faster(zone, name, member, now)) {
+            return None;
         }
+        // As much again as has come: one piece shows how fast the registry is from here, and the first through a shaped wire
+        // would show too much.
+        let piece = self.layout.piece_size();
+        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
+        let goes = |taker: &&Member| taker.zone == member.zone && taker.is_awaited("", piece, now);
+        let under_way: usize = takers.filter(goes).map(|taker| taker.leased().count_ones(..)).sum();
+        let room = self.zones.get(&member.zone)?.taken.pieces.max(1).saturating_sub(under_way);
+        Some(largest.min(room)).filter(|room| *room > 0)
     }
 }

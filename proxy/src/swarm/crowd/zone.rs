@@ -1,7 +1,11 @@
 //! The members of one zone taken together, so that a book of many is not read through for each report.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
+use super::import::Imports;
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, rngs::StdRng};
 
@@ -14,12 +18,56 @@ pub(super) struct Zone {
     pub(super) whole: usize,
     /// In no order.
     members: Vec<SocketAddr>,
+    /// What its members took from the registry, all together.
+    pub(super) taken: Taken,
+    pub(super) imports: Imports,
+}
+
+/// Pieces that the members of a zone took from the registry by leases.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) pieces: usize,
+    /// The first lease of all, and when a piece last came.
+    since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Taken {
+    /// A member has a lease.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// So many more came.
+    pub(super) fn came(&mut self, pieces: usize, now: Instant) {
+        if pieces > 0 {
+            self.pieces += pieces;
+            self.last = Some(now);
+        }
+    }
+
+    /// Pieces per second, of all members together; `None` before the first.
+    pub(super) fn pace(&self) -> Option<f64> {
+        let took = self.last?.saturating_duration_since(self.since?);
+        Some(self.pieces as f64 / took.as_secs_f64().max(0.001))
+    }
+
+    /// Whether a piece came in the last `time`; `None` before the first.
+    pub(super) fn goes_on(&self, time: Duration, now: Instant) -> Option<bool> {
+        Some(now.saturating_duration_since(self.last?) < time)
+    }
 }
 
 impl Zone {
     /// Nobody, of a blob with so many pieces.
     pub(super) fn new(count: usize) -> Self {
-        Self { holders: vec![0; count], whole: 0, members: Vec::new() }
+        Self {
+            holders: vec![0; count],
+            whole: 0,
+            members: Vec::new(),
+            taken: Taken::default(),
+            imports: Imports::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -54,6 +54,8 @@ const STALLED: Duration = Duration::from_secs(5);
 const NOWHERE: Duration = Duration::from_secs(2);
 /// When nothing came for so long, from anywhere, the registry is asked without a lease.
 const IMPATIENT: Duration = Duration::from_secs(5);
+/// What a lease counts beside the next one.
+const FADES: f64 = 0.75;
 /// A registry that failed so often, one time after the other, is not asked again.
 const FAILURES: u32 = 3;
 
@@ -101,14 +103,33 @@ struct Lease {
 /// How the registry does.
 #[derive(Debug, Default)]
 struct Registry {
-    /// Bytes per second, 0 before the first lease.
-    rate: u64,
+    pace: Pace,
     /// It ignores ranges.
     whole: bool,
     never: bool,
     /// Failures since it last brought something.
     failures: u32,
     not_before: Option<Instant>,
+}
+
+/// How fast a registry gives to this node: bytes that leases brought, and the seconds they took, each counting three quarters of
+/// the next one. A mean of rates would say too much of a first piece that a shaped wire let through at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::swarm) struct Pace {
+    brought: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    fn add(&mut self, bytes: u64, took: Duration) {
+        self.brought = self.brought * FADES + bytes as f64;
+        self.seconds = self.seconds * FADES + took.as_secs_f64().max(0.001);
+    }
+
+    /// Bytes per second, 0 before the first lease.
+    fn rate(self) -> u64 {
+        if self.seconds == 0.0 { 0 } else { (self.brought / self.seconds) as u64 }
+    }
 }
 
 /// How we stand with the owner.
@@ -139,6 +160,16 @@ impl Course {
             progress: now,
             pushing: false,
         }
+    }
+
+    /// How fast the registry was for other blobs, a moment ago.
+    pub(in crate::swarm) fn recall(&mut self, pace: Pace) {
+        self.registry.pace = pace;
+    }
+
+    /// How fast the registry is.
+    pub(in crate::swarm) fn pace(&self) -> Pace {
+        self.registry.pace
     }
 
     /// A member that may be a neighbour; whether it is one now and was none before.
@@ -254,7 +285,7 @@ impl Course {
         Some(match (room, self.registry.whole) {
             (false, _) => Reach::No,
             (true, true) => Reach::Whole,
-            (true, false) => Reach::Ranges { rate: self.registry.rate },
+            (true, false) => Reach::Ranges { rate: self.registry.pace.rate() },
         })
     }
 
@@ -324,11 +355,10 @@ impl Course {
         match ended {
             Ok(()) => {
                 let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
-                let rate = (bytes as f64 / took.as_secs_f64().max(0.001)) as u64;
                 registry.failures = 0;
                 // The owner may have waited for the first one to show how fast the registry is.
-                self.owner.nothing &= registry.rate != 0;
-                registry.rate = if registry.rate == 0 { rate } else { (registry.rate * 3 + rate) / 4 };
+                self.owner.nothing &= registry.pace.rate() != 0;
+                registry.pace.add(bytes, took);
             }
             Err(Declined::Failed) => {
                 registry.failures += 1;

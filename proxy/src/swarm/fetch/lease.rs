@@ -56,6 +56,7 @@ impl Fetch<'_> {
     pub(super) fn took(&mut self, pieces: &Range<u32>, took: Duration, ended: Result<(), Declined>, now: Instant) {
         if self.course.lease_ended(pieces, took, ended, now) {
             self.takings.retain(|taking| taking.pieces != *pieces);
+            self.exchange.paces.insert(self.wish.served_by.clone(), self.course.pace());
         }
     }
 

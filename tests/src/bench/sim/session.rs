@@ -31,8 +31,8 @@ pub(super) struct Session {
     cursor: u32,
     /// What the watchers were told last.
     told: FixedBitSet,
-    told_at: u64,
-    telling: bool,
+    /// When those abroad and those near were told last, and whether they are about to be.
+    tellings: [(u64, bool); 2],
     watchers: Vec<u32>,
     pub(super) asks: Vec<u32>,
     pub(super) takings: Vec<u32>,
@@ -56,8 +56,7 @@ impl World {
             writing: none.clone(),
             cursor: 0,
             told: none,
-            told_at: 0,
-            telling: false,
+            tellings: [(0, false); 2],
             watchers: Vec::new(),
             asks: Vec::new(),
             takings: Vec::new(),
@@ -134,28 +133,27 @@ impl World {
         }
     }
 
-    /// Watchers are told what is here.
-    pub(super) fn tell(&mut self, number: u32) {
+    /// Watchers near, or abroad, are told what is here.
+    pub(super) fn tell(&mut self, number: u32, near: bool) {
         let blobs = self.blobs.len() as u32;
         let Some(mut session) = self.sessions[number as usize].take() else { return };
-        (session.telling, session.told_at) = (false, self.now);
+        session.tellings[usize::from(near)] = (self.now, false);
         session.told.clone_from(&session.held);
         // One that has all has closed its stream.
         session.watchers.retain(|watcher| {
             let other = self.sessions[(watcher * blobs + number % blobs) as usize].as_ref();
             other.is_some_and(|other| other.course.is_some())
         });
-        let (mut nears, mut fars) = (None, None);
+        let mut way = None;
         for watcher in &session.watchers {
-            self.tally.control(map_bytes(&session.told));
-            let way = self.way(number / blobs, *watcher);
-            if self.is_near(number / blobs, *watcher) { nears = Some(way) } else { fars = Some(way) }
+            if self.is_near(number / blobs, *watcher) == near {
+                self.tally.control(map_bytes(&session.told));
+                way = Some(self.way(number / blobs, *watcher));
+            }
         }
         self.sessions[number as usize] = Some(session);
-        for (way, near) in [(nears, true), (fars, false)] {
-            if let Some(way) = way {
-                self.later(way, Event::Told { session: number, near });
-            }
+        if let Some(way) = way {
+            self.later(way, Event::Told { session: number, near });
         }
     }
 
@@ -198,10 +196,13 @@ impl World {
         while session.held.contains(session.cursor as usize) {
             session.cursor += 1;
         }
-        if !session.telling && !session.watchers.is_empty() {
-            session.telling = true;
-            let at = (session.told_at + Self::batch()).max(self.now);
-            self.queue.push(at, Event::Tell(number));
+        for near in if self.preset.zones.is_some() { 0..2 } else { 1..2 } {
+            let (told_at, telling) = &mut session.tellings[near];
+            if !*telling && !session.watchers.is_empty() {
+                *telling = true;
+                let at = (*told_at + Self::batch(near == 1)).max(self.now);
+                self.queue.push(at, Event::Tell { session: number, near: near == 1 });
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use waylay::{
     oci::digest::Digest,
     store::piece::Layout,
-    swarm::pure::{HAVE_BATCH, owners},
+    swarm::pure::{HAVE_BATCH, HAVE_BATCH_ABROAD, owners},
 };
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) enum Event {
     /// A neighbour cannot be reached.
     Unreached { session: u32, of: u32 },
     /// A fetch tells its watchers what it has.
-    Tell(u32),
+    Tell { session: u32, near: bool },
     /// They hear it, in the same zone or not.
     Told { session: u32, near: bool },
     /// A request for a piece has come to the one that has it.
@@ -218,7 +218,7 @@ impl World {
             Event::Watched { session, of } => self.watched(session, of),
             Event::Mapped { session, of, map } => self.mapped(session, of, map),
             Event::Unreached { session, of } => self.unreached(session, of),
-            Event::Tell(session) => self.tell(session),
+            Event::Tell { session, near } => self.tell(session, near),
             Event::Told { session, near } => self.told(session, near),
             Event::Requested(request) => self.requested(request),
             Event::Refused(request) => self.refused(request),
@@ -306,8 +306,8 @@ impl World {
     }
 
     /// How long news waits for company.
-    pub(super) fn batch() -> u64 {
-        HAVE_BATCH.as_nanos() as u64
+    pub(super) fn batch(near: bool) -> u64 {
+        (if near { HAVE_BATCH } else { HAVE_BATCH_ABROAD }).as_nanos() as u64
     }
 }
 
