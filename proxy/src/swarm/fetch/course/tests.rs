@@ -65,3 +65,27 @@ fn members_are_met_at_random_as_long_as_neighbours_are_few_and_not_for_ever() {
     }
     assert_eq!(course.at_random(), 0, "it knows enough");
 }
+
+#[test]
+fn a_piece_that_came_at_once_does_not_make_a_registry_fast() {
+    let (mut pace, piece) = (Pace::default(), 256 << 10);
+    assert_eq!(pace.rate(), 0, "before the first");
+    pace.add(piece, Duration::from_millis(25));
+    assert_eq!(pace.rate(), 40 * piece);
+    pace.add(piece, Duration::from_millis(500));
+    let both = 1.75 / (0.75 * 0.025 + 0.5);
+    assert_eq!(pace.rate(), (piece as f64 * both) as u64, "a quarter of the first is forgotten");
+}
+
+#[test]
+fn what_is_known_of_a_registry_is_told_with_the_first_question() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut first = Course::new(layout, &held, 0..layout.count(), 1, now);
+    first.leased(0..4, now);
+    first.lease_ended(&(0..4), Duration::from_secs(1), Ok(()), now);
+    let mut next = Course::new(layout, &held, 0..layout.count(), 1, now);
+    next.recall(first.pace());
+    assert_eq!(next.join(&held, 0, now), Some(Reach::Ranges { rate: 1 << 20 }));
+}
