@@ -49,6 +49,8 @@ const STALLED: Duration = Duration::from_secs(30);
 /// may share a narrow wire, and everybody would wait for them.
 const STALLED_ABROAD: Duration = Duration::from_secs(2);
 const PIECES_ABROAD: u64 = 4;
+/// A member that says that the registry is faster than this, in bytes per second, is not believed: rates are added up.
+const FASTEST: u64 = 1 << 40;
 /// What a registry whose rate is not known is taken for there, in bytes per second.
 const UNKNOWN_RATE: u64 = 1 << 20;
 /// What somebody has whole is not taken from the registry by those who were not told of it, until one of them had nothing more
@@ -273,7 +275,7 @@ impl Crowd {
         zone.holds(&member.held, &held);
         (member.held, member.fetching) = (held, fetching);
         if let Reach::Ranges { rate } = join.registry {
-            member.rate = rate;
+            member.rate = rate.min(FASTEST);
         }
         self.note_taker(from);
     }
@@ -367,9 +369,7 @@ impl Crowd {
 impl Member {
     /// Whether a piece of `piece` bytes that it takes may still come, as far as members of the zone `asker` will wait.
     fn is_awaited(&self, asker: &str, piece: u64, now: Instant) -> bool {
-        let rate = if self.rate == 0 { UNKNOWN_RATE } else { self.rate };
-        let pieces = Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate);
-        let patience = if self.zone == asker { STALLED } else { pieces.clamp(STALLED_ABROAD, STALLED) };
+        let patience = if self.zone == asker { STALLED } else { patience_abroad(piece, self.rate) };
         now.saturating_duration_since(self.progress) <= patience
     }
 
@@ -394,6 +394,12 @@ impl Member {
     fn is_fetching(&self) -> bool {
         !self.fetching.is_clear() || !self.granted.is_clear()
     }
+}
+
+/// How long other zones wait for a piece of so many bytes that is taken at this rate, which is 0 where it is not known.
+fn patience_abroad(piece: u64, rate: u64) -> Duration {
+    let rate = if rate == 0 { UNKNOWN_RATE } else { rate };
+    Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate).clamp(STALLED_ABROAD, STALLED)
 }
 
 /// The first run of pieces in a set, of at most so many.

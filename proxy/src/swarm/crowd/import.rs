@@ -11,10 +11,11 @@ use fixedbitset::FixedBitSet;
 use super::{Crowd, LARGEST, run};
 
 /// Imports that come sooner than this let a zone have more of them under way, and ones that take [`SLOW`] fewer: what waits in
-/// line on a narrow wire is given up as stalled, and was carried for nothing.
+/// line on a narrow wire is given up as stalled, and was carried for nothing. Where the quickest of all took long, because
+/// pieces are large or their givers slow, one and a half times and twice as long as that.
 const QUICK: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(1);
-/// A zone begins with so many pieces under way.
+/// A zone begins with so many pieces under way, and never has fewer: one may be stuck.
 const FIRST: usize = 2;
 
 /// How many pieces a zone may have under way from others.
@@ -23,22 +24,27 @@ pub(super) struct Imports {
     most: usize,
     /// When that became less.
     fewer_since: Option<Instant>,
+    /// What the quickest took.
+    least: Duration,
 }
 
 impl Default for Imports {
     fn default() -> Self {
-        Self { most: FIRST, fewer_since: None }
+        Self { most: FIRST, fewer_since: None, least: Duration::MAX }
     }
 }
 
 impl Imports {
     /// A piece came, so long after it was granted.
     pub(super) fn came(&mut self, took: Duration, now: Instant) {
-        if took < QUICK {
+        self.least = self.least.min(took);
+        if took < QUICK.max(self.least * 3 / 2) {
             self.most = self.most.saturating_add(1);
-        } else if took > SLOW && self.fewer_since.is_none_or(|since| now.saturating_duration_since(since) > took) {
+        } else if took > SLOW.max(self.least * 2)
+            && self.fewer_since.is_none_or(|since| now.saturating_duration_since(since) > took)
+        {
             // What was under way already came as slowly for the same reason.
-            (self.most, self.fewer_since) = ((self.most / 2).max(1), Some(now));
+            (self.most, self.fewer_since) = ((self.most / 2).max(FIRST), Some(now));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
-use super::{Crowd, GRACE, LARGEST, Member, Reach, STALLED_ABROAD, run, zone::Zone};
+use super::{Crowd, GRACE, LARGEST, Member, Reach, patience_abroad, run, zone::Zone};
 
 /// Members that take from the registry at a time.
 pub(super) const FETCHERS: usize = 16;
@@ -89,24 +89,28 @@ impl Crowd {
     /// second, and by how fast each lease is. A single lease through a narrow wire may be as fast as one of many through a
     /// wide one, and a zone whose members are busy with other blobs has little of this one in a second.
     fn is_faster(&self, zone: &Zone, name: &str, member: &Member, now: Instant) -> bool {
+        let theirs = self.rate_in(name);
         // One that gets nothing any more is not waited for, nor one that does not begin.
-        let goes_on = zone.taken.goes_on(STALLED_ABROAD, now).unwrap_or_else(|| !member.starves(now));
+        let patience = patience_abroad(self.layout.piece_size(), theirs.unwrap_or_default() as u64);
+        if !zone.taken.goes_on(patience, now).unwrap_or_else(|| !member.starves(now)) {
+            return false;
+        }
         let ratio = |theirs: Option<f64>, ours: Option<f64>| Some(theirs? / ours?);
         let own = self.zones.get(&member.zone);
         let paces = ratio(zone.taken.pace(), own.and_then(|own| own.taken.pace()));
-        let known: Vec<f64> =
-            [paces, ratio(self.rate_in(name), self.rate_in(&member.zone))].into_iter().flatten().collect();
-        goes_on && !known.is_empty() && known.iter().product::<f64>() >= SLOWER.powi(known.len() as i32)
+        let known: Vec<f64> = paces.into_iter().chain(ratio(theirs, self.rate_in(&member.zone))).collect();
+        !known.is_empty() && known.iter().product::<f64>() >= SLOWER.powi(known.len() as i32)
     }
 
     /// How fast the registry gives to a member of a zone in the mean, in bytes per second.
     fn rate_in(&self, zone: &str) -> Option<f64> {
         let rates = self.members.values().filter(|member| member.zone == zone && member.rate > 0);
-        let (sum, count) = rates.fold((0, 0_u32), |(sum, count), member| (sum + member.rate, count + 1));
-        (count > 0).then(|| sum as f64 / f64::from(count))
+        let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), member| (sum + member.rate as f64, count + 1.0));
+        (count > 0.0).then(|| sum / count)
     }
 
-    /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another.
+    /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another, or has as much under way as it
+    /// may.
     fn largest(&self, member: &Member, now: Instant) -> Option<usize> {
         let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
         // Where there are zones, others of them may be about to come.

@@ -38,9 +38,9 @@ impl Taken {
         self.since.get_or_insert(now);
     }
 
-    /// So many more came.
+    /// So many more came. What an owner before this one granted does not count: nobody knows when it began.
     pub(super) fn came(&mut self, pieces: usize, now: Instant) {
-        if pieces > 0 {
+        if pieces > 0 && self.since.is_some() {
             self.pieces += pieces;
             self.last = Some(now);
         }
@@ -52,9 +52,9 @@ impl Taken {
         Some(self.pieces as f64 / took.as_secs_f64().max(0.001))
     }
 
-    /// Whether a piece came in the last `time`; `None` before the first.
+    /// Whether a piece came, or the first was granted, in the last `time`; `None` before that.
     pub(super) fn goes_on(&self, time: Duration, now: Instant) -> Option<bool> {
-        Some(now.saturating_duration_since(self.last?) < time)
+        Some(now.saturating_duration_since(self.last.or(self.since)?) < time)
     }
 }
 

@@ -104,6 +104,8 @@ struct Lease {
 #[derive(Debug, Default)]
 struct Registry {
     pace: Pace,
+    /// A lease of this blob has come to its end.
+    shown: bool,
     /// It ignores ranges.
     whole: bool,
     never: bool,
@@ -357,7 +359,7 @@ impl Course {
                 let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
                 registry.failures = 0;
                 // The owner may have waited for the first one to show how fast the registry is.
-                self.owner.nothing &= registry.pace.rate() != 0;
+                self.owner.nothing &= std::mem::replace(&mut registry.shown, true);
                 registry.pace.add(bytes, took);
             }
             Err(Declined::Failed) => {

@@ -54,8 +54,11 @@ impl Fetch<'_> {
 
     /// What was taken has come, or not.
     pub(super) fn took(&mut self, pieces: &Range<u32>, took: Duration, ended: Result<(), Declined>, now: Instant) {
+        let came = ended.is_ok();
         if self.course.lease_ended(pieces, took, ended, now) {
             self.takings.retain(|taking| taking.pieces != *pieces);
+        }
+        if came {
             self.exchange.paces.insert(self.wish.served_by.clone(), self.course.pace());
         }
     }

@@ -29,8 +29,8 @@ pub(super) struct Session {
     /// Being written by somebody.
     pub(super) writing: FixedBitSet,
     cursor: u32,
-    /// What the watchers were told last.
-    told: FixedBitSet,
+    /// What those abroad and those near were told last.
+    told: [FixedBitSet; 2],
     /// When those abroad and those near were told last, and whether they are about to be.
     tellings: [(u64, bool); 2],
     watchers: Vec<u32>,
@@ -55,7 +55,7 @@ impl World {
             held: none.clone(),
             writing: none.clone(),
             cursor: 0,
-            told: none,
+            told: [none.clone(), none],
             tellings: [(0, false); 2],
             watchers: Vec::new(),
             asks: Vec::new(),
@@ -138,7 +138,7 @@ impl World {
         let blobs = self.blobs.len() as u32;
         let Some(mut session) = self.sessions[number as usize].take() else { return };
         session.tellings[usize::from(near)] = (self.now, false);
-        session.told.clone_from(&session.held);
+        session.told[usize::from(near)].clone_from(&session.held);
         // One that has all has closed its stream.
         session.watchers.retain(|watcher| {
             let other = self.sessions[(watcher * blobs + number % blobs) as usize].as_ref();
@@ -147,7 +147,7 @@ impl World {
         let mut way = None;
         for watcher in &session.watchers {
             if self.is_near(number / blobs, *watcher) == near {
-                self.tally.control(map_bytes(&session.told));
+                self.tally.control(map_bytes(&session.held));
                 way = Some(self.way(number / blobs, *watcher));
             }
         }
@@ -161,7 +161,8 @@ impl World {
         let blobs = self.blobs.len() as u32;
         let node = number / blobs;
         let Some(session) = self.sessions[number as usize].as_mut() else { return };
-        let (told, watchers) = (std::mem::take(&mut session.told), std::mem::take(&mut session.watchers));
+        let (told, watchers) =
+            (std::mem::take(&mut session.told[usize::from(near)]), std::mem::take(&mut session.watchers));
         // Read before they are needed, none waiting for another: there are too many for the processor's cache.
         let theirs =
             watchers.iter().filter_map(|watcher| self.sessions[(watcher * blobs + number % blobs) as usize].as_ref());
@@ -181,7 +182,7 @@ impl World {
             }
         }
         if let Some(session) = self.sessions[number as usize].as_mut() {
-            session.told = told;
+            session.told[usize::from(near)] = told;
             // Those that came meanwhile.
             let came = std::mem::replace(&mut session.watchers, watchers);
             session.watchers.extend(came);
