@@ -54,7 +54,7 @@ impl Crowd {
         match reach {
             Reach::Whole if fetchers == 0 || member.is_leasing() => run(&free, usize::MAX),
             Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_leasing() => {
-                let largest = self.largest(member, now).filter(|_| !self.lags(from, member.rate, now))?;
+                let largest = self.largest(from, member, now).filter(|_| !self.lags(from, member.rate, now))?;
                 let fair = free.count_ones(..) / (2 * fetchers.max(1));
                 run(&free, fair.max(self.pieces(LEAST)).min(largest))
             }
@@ -111,7 +111,7 @@ impl Crowd {
 
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another, or has as much under way as it
     /// may.
-    fn largest(&self, member: &Member, now: Instant) -> Option<usize> {
+    fn largest(&self, from: SocketAddr, member: &Member, now: Instant) -> Option<usize> {
         let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
         // Where there are zones, others of them may be about to come.
         if self.zones.len() <= 1 && member.zone.is_empty() {
@@ -122,9 +122,9 @@ impl Crowd {
             return None;
         }
         // As much again as has come: one piece shows how fast the registry is from here, and the first through a shaped wire
-        // would show too much.
+        // would show too much. Its own last one has nearly come.
         let piece = self.layout.piece_size();
-        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
+        let takers = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
         let goes = |taker: &&Member| taker.zone == member.zone && taker.is_awaited("", piece, now);
         let under_way: usize = takers.filter(goes).map(|taker| taker.leased().count_ones(..)).sum();
         let room = self.zones.get(&member.zone)?.taken.pieces.max(1).saturating_sub(under_way);

@@ -388,6 +388,24 @@ fn a_zone_may_take_as_much_again_as_has_come_into_it() {
 }
 
 #[test]
+fn one_that_asks_beforehand_need_not_wait_until_its_own_lease_has_come() {
+    let now = Instant::now();
+    let mut crowd = crowd(64, now);
+    let mut alone = Node::new(0, 64);
+    alone.zone = "a";
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        taken.push(alone.join(&mut crowd, now).lease.map_or(0, |lease| lease.len()));
+        // All but the last piece.
+        let last = alone.fetching.ones().last().unwrap();
+        alone.arrived();
+        alone.held.remove(last);
+        alone.fetching.insert(last);
+    }
+    assert_eq!(taken, [1, 1, 1, 2, 4]);
+}
+
+#[test]
 fn a_zone_into_which_far_less_comes_leaves_the_registry_to_the_other() {
     // A single lease of the narrow zone is as fast as one of the wide one.
     let [wide, narrow] = leases([50, 200], [10_000_000, 10_000_000]);

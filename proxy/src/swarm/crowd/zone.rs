@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::import::Imports;
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, rngs::StdRng};
+
+use super::import::Imports;
 
 /// One zone.
 #[derive(Debug)]
