@@ -7,6 +7,7 @@
 
 mod import;
 mod lease;
+mod member;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -21,7 +22,7 @@ use std::{
 use fixedbitset::FixedBitSet;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use self::zone::Zone;
+use self::{member::Member, zone::Zone};
 use super::frame::{Join, Joined, MAX_PROVIDERS, Reach};
 use crate::store::piece::Layout;
 
@@ -42,20 +43,8 @@ const REPORTS: u32 = 500;
 const RARELY: Duration = Duration::from_secs(10);
 /// A member that missed its time by this much is gone.
 const GRACE: Duration = Duration::from_secs(2);
-/// A lease of which no piece came for so long is somebody else's, although its lessee reports. It gives up far sooner
-/// where no byte comes; only it can see those.
-const STALLED: Duration = Duration::from_secs(30);
-/// The same for members of other zones, or this many times a piece's usual time if that is longer: there, leases and imports
-/// may share a narrow wire, and everybody would wait for them.
-const STALLED_ABROAD: Duration = Duration::from_secs(2);
-const PIECES_ABROAD: u64 = 4;
 /// A member that says that the registry is faster than this, in bytes per second, is not believed: rates are added up.
 const FASTEST: u64 = 1 << 40;
-/// What a registry whose rate is not known is taken for there, in bytes per second.
-const UNKNOWN_RATE: u64 = 1 << 20;
-/// What somebody has whole is not taken from the registry by those who were not told of it, until one of them had nothing more
-/// for so long.
-const STARVED: Duration = Duration::from_secs(2);
 /// One that has all stays in the book for so long, for members in other zones, which cannot see that it has.
 const SEEDS: Duration = Duration::from_secs(600);
 /// How long a new owner listens before it grants.
@@ -76,27 +65,6 @@ pub(crate) struct Crowd {
     /// Grants nothing before: members of an older crowd are still being learned of.
     listens_until: Option<Instant>,
     random: StdRng,
-}
-
-#[derive(Debug)]
-struct Member {
-    zone: String,
-    held: FixedBitSet,
-    fetching: FixedBitSet,
-    /// Granted, and not seen in a report yet; since when.
-    granted: FixedBitSet,
-    granted_at: Instant,
-    leases: u32,
-    /// To be had from another zone, and not held yet; since when.
-    imports: BTreeMap<usize, Instant>,
-    /// Bytes per second from the registry, 0 before it is known.
-    rate: u64,
-    links: BTreeSet<SocketAddr>,
-    /// When what it takes last brought more.
-    progress: Instant,
-    /// When it last had more than before, from anywhere.
-    grew: Instant,
-    due: Instant,
 }
 
 impl Crowd {
@@ -364,42 +332,6 @@ impl Crowd {
     fn pace(&self) -> Duration {
         (Duration::from_secs(1) * self.members.len() as u32 / REPORTS).clamp(BUSY, RARELY)
     }
-}
-
-impl Member {
-    /// Whether a piece of `piece` bytes that it takes may still come, as far as members of the zone `asker` will wait.
-    fn is_awaited(&self, asker: &str, piece: u64, now: Instant) -> bool {
-        let patience = if self.zone == asker { STALLED } else { patience_abroad(piece, self.rate) };
-        now.saturating_duration_since(self.progress) <= patience
-    }
-
-    /// Whether it had nothing more for long, from anywhere.
-    fn starves(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.grew) >= STARVED
-    }
-
-    /// What it takes from the registry.
-    fn leased(&self) -> FixedBitSet {
-        let mut leased = self.fetching.clone();
-        leased.union_with(&self.granted);
-        self.imports.keys().for_each(|piece| leased.remove(*piece));
-        leased
-    }
-
-    /// Whether it takes anything from the registry.
-    fn is_leasing(&self) -> bool {
-        !self.leased().is_clear()
-    }
-
-    fn is_fetching(&self) -> bool {
-        !self.fetching.is_clear() || !self.granted.is_clear()
-    }
-}
-
-/// How long other zones wait for a piece of so many bytes that is taken at this rate, which is 0 where it is not known.
-fn patience_abroad(piece: u64, rate: u64) -> Duration {
-    let rate = if rate == 0 { UNKNOWN_RATE } else { rate };
-    Duration::from_millis((PIECES_ABROAD * piece).saturating_mul(1000) / rate).clamp(STALLED_ABROAD, STALLED)
 }
 
 /// The first run of pieces in a set, of at most so many.

@@ -8,7 +8,12 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
-use super::{Crowd, GRACE, LARGEST, Member, Reach, patience_abroad, run, zone::Zone};
+use super::{
+    Crowd, GRACE, LARGEST, Reach,
+    member::{Member, patience_abroad},
+    run,
+    zone::Zone,
+};
 
 /// Members that take from the registry at a time.
 pub(super) const FETCHERS: usize = 16;

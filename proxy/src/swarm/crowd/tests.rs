@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::{lease::FETCHERS, *};
+use super::{
+    lease::FETCHERS,
+    member::{STALLED, STALLED_ABROAD, STARVED},
+    *,
+};
 use crate::{oci::digest::Digest, swarm::frame::Pieces};
 
 const PIECE: u64 = 256 << 10;

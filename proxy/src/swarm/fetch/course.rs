@@ -1,6 +1,7 @@
 //! What one fetch does next. A state machine like the plan in it: no I/O, no clock of its own. Whoever drives it makes the
 //! requests and reports how they went; the daemon does, and the simulator.
 
+mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,8 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
+pub(in crate::swarm) use self::registry::Pace;
+use self::registry::{RETRY, Registry};
 use super::{
     super::plan::{Ask, Failure, Plan},
     wish::Declined,
@@ -34,8 +37,6 @@ const HOPELESS: Duration = Duration::from_secs(10);
 const AT_RANDOM: usize = NEIGHBOURS;
 /// The owner is not asked more often than this.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
-/// A registry that failed rests for so long, doubled with each failure.
-const RETRY: Duration = Duration::from_millis(250);
 /// The owner is asked again after this when it would not have us, or was busy.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Leases under way of one blob, for a node that is alone: the next one is asked for when the last has nearly come.
@@ -54,11 +55,6 @@ const STALLED: Duration = Duration::from_secs(5);
 const NOWHERE: Duration = Duration::from_secs(2);
 /// When nothing came for so long, from anywhere, the registry is asked without a lease.
 const IMPATIENT: Duration = Duration::from_secs(5);
-/// What a lease counts beside the next one.
-const FADES: f64 = 0.75;
-/// A registry that failed so often, one time after the other, is not asked again.
-const FAILURES: u32 = 3;
-
 /// One fetch.
 #[derive(Debug)]
 pub struct Course {
@@ -98,40 +94,6 @@ struct Lease {
     /// How many bytes there were when one last came, and when that was.
     had: u64,
     progress: Instant,
-}
-
-/// How the registry does.
-#[derive(Debug, Default)]
-struct Registry {
-    pace: Pace,
-    /// A lease of this blob has come to its end.
-    shown: bool,
-    /// It ignores ranges.
-    whole: bool,
-    never: bool,
-    /// Failures since it last brought something.
-    failures: u32,
-    not_before: Option<Instant>,
-}
-
-/// How fast a registry gives to this node: bytes that leases brought, and the seconds they took, each counting three quarters of
-/// the next one. A mean of rates would say too much of a first piece that a shaped wire let through at once.
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::swarm) struct Pace {
-    brought: f64,
-    seconds: f64,
-}
-
-impl Pace {
-    fn add(&mut self, bytes: u64, took: Duration) {
-        self.brought = self.brought * FADES + bytes as f64;
-        self.seconds = self.seconds * FADES + took.as_secs_f64().max(0.001);
-    }
-
-    /// Bytes per second, 0 before the first lease.
-    fn rate(self) -> u64 {
-        if self.seconds == 0.0 { 0 } else { (self.brought / self.seconds) as u64 }
-    }
 }
 
 /// How we stand with the owner.
@@ -353,24 +315,9 @@ impl Course {
         let Some(at) = self.leases.iter().position(|lease| lease.pieces == *pieces) else { return false };
         self.leases.swap_remove(at);
         self.plan.unlease(pieces.clone());
-        let registry = &mut self.registry;
-        match ended {
-            Ok(()) => {
-                let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
-                registry.failures = 0;
-                // The owner may have waited for the first one to show how fast the registry is.
-                self.owner.nothing &= std::mem::replace(&mut registry.shown, true);
-                registry.pace.add(bytes, took);
-            }
-            Err(Declined::Failed) => {
-                registry.failures += 1;
-                registry.never |= registry.failures >= FAILURES;
-                registry.not_before = Some(now + RETRY * 2u32.pow(registry.failures.min(5)));
-            }
-            Err(Declined::Later(wait)) => registry.not_before = Some(now + wait),
-            Err(Declined::Ranges) => registry.whole = true,
-            Err(Declined::Never) => registry.never = true,
-        }
+        let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
+        // The owner may have waited for the first one to show how fast the registry is.
+        self.owner.nothing &= !self.registry.lease_ended(bytes, took, ended, now);
         true
     }
 
@@ -411,7 +358,7 @@ impl Course {
     }
 
     fn may_ask_registry(&self, now: Instant) -> bool {
-        !self.registry.never && self.registry.not_before.is_none_or(|until| until <= now)
+        self.registry.may_be_asked(now)
     }
 
     /// Whether another lease may be asked for.
