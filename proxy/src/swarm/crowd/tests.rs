@@ -401,7 +401,7 @@ fn one_that_asks_beforehand_need_not_wait_until_its_own_lease_has_come() {
     for _ in 0..5 {
         taken.push(alone.join(&mut crowd, now).lease.map_or(0, |lease| lease.len()));
         // All but the last piece.
-        let last = alone.fetching.ones().last().unwrap();
+        let last = alone.fetching.ones().next_back().unwrap();
         alone.arrived();
         alone.held.remove(last);
         alone.fetching.insert(last);
