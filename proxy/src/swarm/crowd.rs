@@ -130,7 +130,7 @@ impl Crowd {
             }
             if lease.is_some() {
                 member.leases += 1;
-                self.zones.entry(join.zone.clone()).and_modify(|zone| zone.taken.begin(now));
+                self.zones.get_mut(&join.zone).into_iter().for_each(|zone| zone.taken.begin(now));
             }
             if let Some(imports) = &imports {
                 member.imports.extend(imports.clone().map(|piece| (piece as usize, now)));

@@ -56,8 +56,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 pub const SLOW_READER: Duration = Duration::from_secs(10);
 /// A watcher is told no more often than this; pieces that come meanwhile are told of together.
 pub const HAVE_BATCH: Duration = Duration::from_millis(30);
-/// The same of one in another zone, which imports a few pieces at a time: eight nodes in two zones told each other what was nearly one
-/// percent of the image.
+/// The same of one in another zone, which imports a few pieces at a time: what eight nodes in two zones tell each other would be, as
+/// reckoned, nearly one percent of a 96 MiB image.
 pub const HAVE_BATCH_ABROAD: Duration = Duration::from_millis(250);
 /// How fast a registry was counts for so long, and that of so many is remembered.
 const LATELY: Duration = Duration::from_secs(600);

@@ -363,6 +363,38 @@ fn one_that_imports_is_told_of_two_abroad_who_have_it_within_the_bound_of_an_ans
     assert_eq!(imported, 8, "each piece once");
 }
 
+#[test]
+fn a_zone_known_to_be_fast_that_does_not_begin_is_waited_for_until_the_slow_one_starves() {
+    let now = Instant::now();
+    let mut crowd = Crowd::new(Layout::new(64 * PIECE).unwrap(), 1, true, now);
+    let (mut fast, mut slow) = (Node::new(0, 64), Node::new(1, 64));
+    (fast.zone, fast.reach) = ("a", Reach::Ranges { rate: 10_000_000 });
+    (slow.zone, slow.reach) = ("b", Reach::Ranges { rate: 1_000_000 });
+    for node in [&mut fast, &mut slow] {
+        assert_eq!(node.join(&mut crowd, now).lease, None, "a new owner listens first");
+    }
+    fast.reach = Reach::No;
+    fast.join(&mut crowd, now + LISTEN);
+    assert_eq!(slow.join(&mut crowd, now + LISTEN).lease, None);
+    assert!(slow.join(&mut crowd, now + STARVED).lease.is_some());
+}
+
+#[test]
+fn what_an_earlier_owner_granted_says_nothing_of_how_fast_a_zone_is() {
+    let now = Instant::now();
+    let mut crowd = Crowd::new(Layout::new(64 * PIECE).unwrap(), 1, true, now);
+    let mut node = Node::new(0, 64);
+    node.zone = "a";
+    node.fetching.insert_range(..16);
+    node.join(&mut crowd, now);
+    node.arrived();
+    assert_eq!(node.join(&mut crowd, now + LISTEN).lease, Some(16..17), "it shows it from here on");
+    assert_eq!(crowd.zones["a"].taken.pace(), None);
+    node.arrived();
+    node.join(&mut crowd, now + LISTEN * 2);
+    assert_eq!(crowd.zones["a"].taken.pace(), Some(2.0));
+}
+
 /// How much two zones are granted in turn, of which each lease takes so many milliseconds and shows that rate.
 fn leases(took: [u64; 2], rates: [u64; 2]) -> [Vec<usize>; 2] {
     let start = Instant::now();
@@ -421,7 +453,7 @@ fn a_zone_into_which_far_less_comes_leaves_the_registry_to_the_other() {
 }
 
 #[test]
-fn a_zone_known_to_be_slow_takes_nothing_as_long_as_it_gets_something() {
+fn a_zone_known_to_be_slow_takes_nothing_as_long_as_the_other_goes_on() {
     let now = Instant::now();
     let mut crowd = crowd(64, now);
     let (mut fast, mut slow) = (Node::new(0, 64), Node::new(1, 64));

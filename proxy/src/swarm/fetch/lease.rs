@@ -57,9 +57,10 @@ impl Fetch<'_> {
         let came = ended.is_ok();
         if self.course.lease_ended(pieces, took, ended, now) {
             self.takings.retain(|taking| taking.pieces != *pieces);
-        }
-        if came {
-            self.exchange.paces.insert(self.wish.served_by.clone(), self.course.pace());
+            // One that failed says nothing of it.
+            if came {
+                self.exchange.paces.insert(self.wish.served_by.clone(), self.course.pace());
+            }
         }
     }
 
