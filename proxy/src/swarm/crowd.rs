@@ -174,6 +174,7 @@ impl Crowd {
         self.takers.remove(&addr);
         if let Some(zone) = self.zones.get_mut(&member.zone) {
             zone.leave(addr, &member.held);
+            zone.gives(member.rate, 0);
             if zone.len() == 0 {
                 self.zones.remove(&member.zone);
             }
@@ -243,7 +244,9 @@ impl Crowd {
         zone.holds(&member.held, &held);
         (member.held, member.fetching) = (held, fetching);
         if let Reach::Ranges { rate } = join.registry {
-            member.rate = rate.min(FASTEST);
+            let rate = rate.min(FASTEST);
+            zone.gives(member.rate, rate);
+            member.rate = rate;
         }
         self.note_taker(from);
     }

@@ -93,25 +93,16 @@ impl Crowd {
     /// Whether the registry is so much faster from `zone` than for `member` that it is left to that: by what comes into a zone in a
     /// second, and by how fast each lease is. A single lease through a narrow wire may be as fast as one of many through a
     /// wide one, and a zone whose members are busy with other blobs has little of this one in a second.
-    fn is_faster(&self, zone: &Zone, name: &str, member: &Member, now: Instant) -> bool {
-        let theirs = self.rate_in(name);
+    fn is_faster(&self, zone: &Zone, own: &Zone, member: &Member, now: Instant) -> bool {
         // One that gets nothing any more is not waited for, nor one that does not begin.
-        let patience = patience_abroad(self.layout.piece_size(), theirs.unwrap_or_default() as u64);
+        let patience = patience_abroad(self.layout.piece_size(), zone.rate().unwrap_or_default() as u64);
         if !zone.taken.goes_on(patience, now).unwrap_or_else(|| !member.starves(now)) {
             return false;
         }
         let ratio = |theirs: Option<f64>, ours: Option<f64>| Some(theirs? / ours?);
-        let own = self.zones.get(&member.zone);
-        let paces = ratio(zone.taken.pace(), own.and_then(|own| own.taken.pace()));
-        let known: Vec<f64> = paces.into_iter().chain(ratio(theirs, self.rate_in(&member.zone))).collect();
+        let paces = ratio(zone.taken.pace(), own.taken.pace());
+        let known: Vec<f64> = paces.into_iter().chain(ratio(zone.rate(), own.rate())).collect();
         !known.is_empty() && known.iter().product::<f64>() >= SLOWER.powi(known.len() as i32)
-    }
-
-    /// How fast the registry gives to a member of a zone in the mean, in bytes per second.
-    fn rate_in(&self, zone: &str) -> Option<f64> {
-        let rates = self.members.values().filter(|member| member.zone == zone && member.rate > 0);
-        let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), member| (sum + member.rate as f64, count + 1.0));
-        (count > 0.0).then(|| sum / count)
     }
 
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another, or has as much under way as it
@@ -122,8 +113,9 @@ impl Crowd {
         if self.zones.len() <= 1 && member.zone.is_empty() {
             return Some(largest);
         }
+        let own = self.zones.get(&member.zone)?;
         let mut others = self.zones.iter().filter(|(name, _)| **name != member.zone);
-        if others.any(|(name, zone)| self.is_faster(zone, name, member, now)) {
+        if others.any(|(_, zone)| self.is_faster(zone, own, member, now)) {
             return None;
         }
         // As much again as has come: one piece shows how fast the registry is from here, and the first through a shaped wire
@@ -132,7 +124,7 @@ impl Crowd {
         let takers = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
         let goes = |taker: &&Member| taker.zone == member.zone && taker.is_awaited("", piece, now);
         let under_way: usize = takers.filter(goes).map(|taker| taker.leased().count_ones(..)).sum();
-        let room = self.zones.get(&member.zone)?.taken.pieces.max(1).saturating_sub(under_way);
+        let room = own.taken.pieces.max(1).saturating_sub(under_way);
         Some(largest.min(room)).filter(|room| *room > 0)
     }
 }

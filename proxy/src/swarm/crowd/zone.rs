@@ -22,6 +22,8 @@ pub(super) struct Zone {
     /// What its members took from the registry, all together.
     pub(super) taken: Taken,
     pub(super) imports: Imports,
+    /// The rates of those whose is known, added up, and how many those are.
+    rates: (u64, u64),
 }
 
 /// Pieces that the members of a zone took from the registry by leases.
@@ -68,6 +70,7 @@ impl Zone {
             members: Vec::new(),
             taken: Taken::default(),
             imports: Imports::default(),
+            rates: (0, 0),
         }
     }
 
@@ -84,6 +87,18 @@ impl Zone {
     pub(super) fn leave(&mut self, member: SocketAddr, had: &FixedBitSet) {
         self.members.retain(|other| *other != member);
         self.holds(had, &FixedBitSet::with_capacity(had.len()));
+    }
+
+    /// The registry gave a member this many bytes per second, and gives it that many now; 0 where it is not known.
+    pub(super) fn gives(&mut self, gave: u64, gives: u64) {
+        let (sum, count) = self.rates;
+        self.rates = (sum + gives - gave, count + u64::from(gives > 0) - u64::from(gave > 0));
+    }
+
+    /// How fast the registry gives to a member in the mean, in bytes per second.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let (sum, count) = self.rates;
+        (count > 0).then(|| sum as f64 / count as f64)
     }
 
     /// A member that had the one has the other.
