@@ -13,7 +13,7 @@ mod tests;
 mod zone;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     ops::Range,
     time::{Duration, Instant},
@@ -54,10 +54,10 @@ const LISTEN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Crowd {
     layout: Layout,
-    members: BTreeMap<SocketAddr, Member>,
+    members: HashMap<SocketAddr, Member>,
     zones: BTreeMap<String, Zone>,
-    /// Members with a lease or an import.
-    takers: BTreeSet<SocketAddr>,
+    /// Members that take from the registry now.
+    fetchers: BTreeSet<SocketAddr>,
     /// Nobody is gone before.
     soonest: Instant,
     /// A member got nothing for too long of what somebody should have whole: its holders are gone, or cannot be reached.
@@ -73,9 +73,9 @@ impl Crowd {
         let listens_until = followed.then(|| now + LISTEN);
         Self {
             layout,
-            members: BTreeMap::new(),
+            members: HashMap::new(),
             zones: BTreeMap::new(),
-            takers: BTreeSet::new(),
+            fetchers: BTreeSet::new(),
             soonest: now,
             starved: false,
             listens_until,
@@ -171,7 +171,7 @@ impl Crowd {
 
     fn remove(&mut self, addr: SocketAddr) {
         let Some(member) = self.members.remove(&addr) else { return };
-        self.takers.remove(&addr);
+        self.fetchers.remove(&addr);
         if let Some(zone) = self.zones.get_mut(&member.zone) {
             zone.leave(addr, &member.held);
             zone.gives(member.rate, 0);
@@ -187,10 +187,11 @@ impl Crowd {
     }
 
     fn note_taker(&mut self, addr: SocketAddr) {
-        if self.members.get(&addr).is_some_and(Member::is_fetching) {
-            self.takers.insert(addr);
-        } else {
-            self.takers.remove(&addr);
+        let Some(member) = self.members.get(&addr) else { return };
+        let mark = |set: &mut BTreeSet<SocketAddr>, is: bool| if is { set.insert(addr) } else { set.remove(&addr) };
+        mark(&mut self.fetchers, member.is_leasing());
+        if let Some(zone) = self.zones.get_mut(&member.zone) {
+            mark(&mut zone.takers, member.is_fetching());
         }
     }
 
@@ -260,12 +261,11 @@ impl Crowd {
             if members.whole > 0 && name != asker {
                 claimed.insert_range(..);
             }
-        }
-        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
-        for taker in takers.filter(|taker| zone.is_none_or(|zone| taker.zone == zone)) {
-            if taker.is_awaited(asker, self.layout.piece_size(), now) {
-                claimed.union_with(&taker.fetching);
-                claimed.union_with(&taker.granted);
+            for taker in members.takers.iter().filter_map(|addr| self.members.get(addr)) {
+                if taker.is_awaited(asker, self.layout.piece_size(), now) {
+                    claimed.union_with(&taker.fetching);
+                    claimed.union_with(&taker.granted);
+                }
             }
         }
         claimed

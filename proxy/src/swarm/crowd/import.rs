@@ -60,11 +60,11 @@ impl Crowd {
         if member.imports.len() > 1 {
             return None;
         }
-        let takers = self.takers.iter().filter_map(|addr| self.members.get(addr));
-        let near = takers
-            .filter(|taker| taker.zone == member.zone && taker.is_awaited(&member.zone, self.layout.piece_size(), now));
-        let under_way: usize = near.map(|taker| taker.imports.len()).sum();
-        let room = self.zones.get(&member.zone)?.imports.most.saturating_sub(under_way);
+        let own = self.zones.get(&member.zone)?;
+        let near = own.takers.iter().filter_map(|addr| self.members.get(addr));
+        let awaited = near.filter(|taker| taker.is_awaited(&member.zone, self.layout.piece_size(), now));
+        let under_way: usize = awaited.map(|taker| taker.imports.len()).sum();
+        let room = own.imports.most.saturating_sub(under_way);
         if room == 0 {
             return None;
         }
@@ -77,8 +77,7 @@ impl Crowd {
         }
         free.intersect_with(unseen);
         free.difference_with(&self.claimed(&member.zone, Some(&member.zone), 1, now));
-        let here = self.zones.get(&member.zone).map_or(0, |zone| zone.len() - zone.whole);
-        let fair = free.count_ones(..) / (4 * here.max(1));
+        let fair = free.count_ones(..) / (4 * (own.len() - own.whole).max(1));
         run(&free, fair.max(1).min(room).min(self.pieces(LARGEST)))
     }
 
@@ -91,7 +90,7 @@ impl Crowd {
         };
         let mut wanted = ABROAD.saturating_sub(member.links.iter().filter(|link| has(link)).count());
         let mut chosen = Vec::new();
-        for (_, zone) in zones.iter_mut().filter(|(name, _)| **name != member.zone) {
+        for (_, zone) in zones.iter_mut().filter(|(name, zone)| **name != member.zone && zone.has(piece)) {
             let some = zone.some(wanted, random, |addr| has(addr) && !member.links.contains(addr));
             wanted -= some.len();
             chosen.extend(some);

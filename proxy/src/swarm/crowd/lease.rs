@@ -30,13 +30,8 @@ const LAGS: u64 = 4;
 const SLOWER: f64 = 2.0;
 
 impl Crowd {
-    /// Members that take from the registry now.
-    fn fetchers(&self) -> impl Iterator<Item = (SocketAddr, &Member)> {
-        let takers = self.takers.iter().filter_map(|addr| Some((*addr, self.members.get(addr)?)));
-        takers.filter(|(_, taker)| taker.is_leasing())
-    }
-
-    /// What `from` may take of what it has not seen with anybody; `None` when it may take nothing.
+    /// What `from` may take of what it has not seen with anybody; `None` when it may take nothing. What is quickly known comes
+    /// first: most of a crowd are told no.
     pub(super) fn lease(
         &self,
         from: SocketAddr,
@@ -45,6 +40,15 @@ impl Crowd {
         now: Instant,
     ) -> Option<Range<u32>> {
         let member = self.members.get(&from)?;
+        let (whole, most) = match reach {
+            Reach::No => return None,
+            Reach::Whole => (true, 1),
+            Reach::Ranges { .. } => (false, self.most_fetchers()),
+        };
+        if self.fetchers.len() >= most && !self.fetchers.contains(&from) {
+            return None;
+        }
+        let largest = if whole { usize::MAX } else { self.largest(from, member, now)? };
         let mut free = unseen.clone();
         free.difference_with(&self.claimed(&member.zone, None, 1, now));
         // Where reports are far apart, the only one known to have a piece may have died with it long ago.
@@ -52,19 +56,11 @@ impl Crowd {
             free.clone_from(unseen);
             free.difference_with(&self.claimed(&member.zone, None, 2, now));
         }
-        if free.is_clear() {
+        if free.is_clear() || !whole && self.lags(from, member.rate, now) {
             return None;
         }
-        let fetchers = self.fetchers().count();
-        match reach {
-            Reach::Whole if fetchers == 0 || member.is_leasing() => run(&free, usize::MAX),
-            Reach::Ranges { .. } if fetchers < self.most_fetchers() || member.is_leasing() => {
-                let largest = self.largest(from, member, now).filter(|_| !self.lags(from, member.rate, now))?;
-                let fair = free.count_ones(..) / (2 * fetchers.max(1));
-                run(&free, fair.max(self.pieces(LEAST)).min(largest))
-            }
-            _ => None,
-        }
+        let fair = if whole { largest } else { free.count_ones(..) / (2 * self.fetchers.len().max(1)) };
+        run(&free, fair.max(self.pieces(LEAST)).min(largest))
     }
 
     /// Whether one to which the registry gives at this rate leaves it to others: everybody waits for what a slow one has
@@ -72,8 +68,8 @@ impl Crowd {
     /// that of the last lease; against takers alone, those who had theirs in the first rush would never get another.
     fn lags(&self, from: SocketAddr, rate: u64, now: Instant) -> bool {
         let piece = self.layout.piece_size();
-        let goes = |taker: &Member| taker.is_awaited(&taker.zone, piece, now);
-        if rate == 0 || !self.fetchers().any(|(addr, taker)| addr != from && goes(taker)) {
+        let mut others = self.fetchers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
+        if rate == 0 || !others.any(|other| other.is_awaited(&other.zone, piece, now)) {
             return false;
         }
         let mut rates: Vec<u64> = self.members.values().map(|member| member.rate).filter(|rate| *rate > 0).collect();
@@ -84,7 +80,7 @@ impl Crowd {
 
     /// How many may take from the registry: each has its first piece to give the later, the more there are.
     fn most_fetchers(&self) -> usize {
-        let rates = || self.takers.iter().filter_map(|addr| self.members.get(addr)).map(|member| member.rate);
+        let rates = || self.fetchers.iter().filter_map(|addr| self.members.get(addr)).map(|member| member.rate);
         let known = rates().filter(|rate| *rate > 0).count() as u64;
         let quick = self.layout.piece_size() * 1000 / QUICK.as_millis() as u64;
         if known > 0 && rates().sum::<u64>() / known >= quick { MANY_FETCHERS } else { FETCHERS }
@@ -121,9 +117,9 @@ impl Crowd {
         // As much again as has come: one piece shows how fast the registry is from here, and the first through a shaped wire
         // would show too much. Its own last one has nearly come.
         let piece = self.layout.piece_size();
-        let takers = self.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
-        let goes = |taker: &&Member| taker.zone == member.zone && taker.is_awaited("", piece, now);
-        let under_way: usize = takers.filter(goes).map(|taker| taker.leased().count_ones(..)).sum();
+        let takers = own.takers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
+        let awaited = takers.filter(|taker| taker.is_awaited("", piece, now));
+        let under_way: usize = awaited.map(|taker| taker.leased().count_ones(..)).sum();
         let room = own.taken.pieces.max(1).saturating_sub(under_way);
         Some(largest.min(room)).filter(|room| *room > 0)
     }

@@ -1,6 +1,7 @@
 //! The members of one zone taken together, so that a book of many is not read through for each report.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -19,6 +20,8 @@ pub(super) struct Zone {
     pub(super) whole: usize,
     /// In no order.
     members: Vec<SocketAddr>,
+    /// Those of them with a lease or an import.
+    pub(super) takers: BTreeSet<SocketAddr>,
     /// What its members took from the registry, all together.
     pub(super) taken: Taken,
     pub(super) imports: Imports,
@@ -68,6 +71,7 @@ impl Zone {
             holders: vec![0; count],
             whole: 0,
             members: Vec::new(),
+            takers: BTreeSet::new(),
             taken: Taken::default(),
             imports: Imports::default(),
             rates: (0, 0),
@@ -86,6 +90,7 @@ impl Zone {
     /// A member that had this.
     pub(super) fn leave(&mut self, member: SocketAddr, had: &FixedBitSet) {
         self.members.retain(|other| *other != member);
+        self.takers.remove(&member);
         self.holds(had, &FixedBitSet::with_capacity(had.len()));
     }
 
@@ -112,6 +117,11 @@ impl Zone {
         for piece in had.difference(&has) {
             self.holders[piece] = self.holders[piece].saturating_sub(1);
         }
+    }
+
+    /// Whether any member has this piece.
+    pub(super) fn has(&self, piece: usize) -> bool {
+        self.whole > 0 || self.holders.get(piece).is_some_and(|holders| *holders > 0)
     }
 
     /// Adds to `set` what at least so many members have that lack something.
