@@ -115,7 +115,7 @@ pub struct Pull {
     pub offline_grace: Duration,
     /// Whether a tag is asked for by HEAD, and its manifest only where nobody near has it.
     pub spare_gets: bool,
-    /// Bytes of the layers that come next that are brought here before a runtime asks for them; 0 is none.
+    /// Bytes of later layers of an image that are brought here before a runtime asks for them; 0 is none.
     #[serde(serialize_with = "bytes")]
     pub read_ahead: u64,
     /// Bytes per second that this node's store takes from registries at most; `None` is no limit.

@@ -1,8 +1,11 @@
 //! Reading ahead: runtimes ask for three layers at a time, and each new one costs them the search for those who have it.
-//! Among other members, the layers that come next in the image are brought here before they are asked for, with the client's
-//! own right and never by a request of their own kind: the registry is asked as for any blob that a crowd shares.
+//! Among other members, layers that come later in the image are brought here before they are asked for, with the client's
+//! own right and never by a request of their own kind: the registry is asked as for any blob that a crowd shares. Each node
+//! begins with others of them, so that of all layers some pieces are soon among the members: were it the next ones in order,
+//! nobody would have anything of the last ones when everybody comes to them.
 
 use std::{
+    iter::successors,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +15,7 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use moka::sync::Cache;
+use rand::seq::SliceRandom as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -25,7 +29,7 @@ use crate::{
 };
 
 /// One request looks at so many layers after its own.
-pub const FARTHEST: usize = 16;
+pub const FARTHEST: usize = 64;
 /// A layer that nobody has asked for by then makes room for others: its pull was given up, or the runtime had it already.
 const UNASKED: Duration = Duration::from_secs(60);
 /// Layers remembered at most.
@@ -54,15 +58,6 @@ struct Begun {
     metrics: Arc<Metrics>,
 }
 
-/// What [`Ahead::begin`] has to say.
-enum Next {
-    Begun(Arc<Begun>),
-    /// It is under way, or was.
-    Known,
-    /// It waits until some that came before are asked for.
-    NoRoom,
-}
-
 impl Ahead {
     /// Layers of `most` bytes together may be here, or on their way, before they are asked for.
     pub fn new(most: u64, metrics: Arc<Metrics>) -> Self {
@@ -82,19 +77,19 @@ impl Ahead {
         if begun.told.swap(true, Ordering::Relaxed) || follows { Arc::default() } else { begun.tally.clone() }
     }
 
-    fn begin(&self, scope: &Scope, digest: Digest, size: u64) -> Next {
+    /// `None` when it is or was under way, or waits until others are asked for.
+    fn begin(&self, scope: &Scope, digest: Digest, size: u64) -> Option<Arc<Begun>> {
         let key = (scope.clone(), digest);
         if self.begun.contains_key(&key) {
-            return Next::Known;
+            return None;
         }
         // Those whose time is over keep their room until they are looked for.
         self.begun.run_pending_tasks();
-        let Ok(units) = u32::try_from(size.div_ceil(KIB)) else { return Next::NoRoom };
-        let Ok(room) = self.room.clone().try_acquire_many_owned(units) else { return Next::NoRoom };
+        let room = self.room.clone().try_acquire_many_owned(u32::try_from(size.div_ceil(KIB)).ok()?).ok()?;
         // A client may have asked for it in this moment.
         let entry =
             self.begun.entry(key).or_insert_with(|| Arc::new(Begun::of(size, Some(room), self.metrics.clone())));
-        if entry.is_fresh() { Next::Begun(entry.into_value()) } else { Next::Known }
+        entry.is_fresh().then(|| entry.into_value())
     }
 }
 
@@ -124,23 +119,22 @@ impl Drop for Begun {
 }
 
 impl Pull {
-    /// A client asks for `layer`: those that come after it are begun, as far as there is room.
+    /// A client asks for `layer`: some that come after it are begun, as far as there is room.
     pub(super) fn read_ahead(self: &Arc<Self>, question: &Question, layer: Digest) {
         let Some(ahead) = &self.ahead else { return };
         let scope = &question.scope;
-        let mut last = layer;
-        for _ in 0..FARTHEST {
-            let Some(digest) = self.access.listed(scope, last).and_then(|listed| listed.next) else { return };
-            let Some(listed) = self.access.listed(scope, digest) else { return };
-            match ahead.begin(scope, digest, listed.size) {
-                Next::Begun(begun) => {
-                    let Some(question) = question.of(digest) else { return };
-                    tokio::spawn(self.clone().bring(question, digest, begun));
-                }
-                Next::Known => {}
-                Next::NoRoom => return,
+        let next = |after: &(Digest, u64)| {
+            let digest = self.access.listed(scope, after.0)?.next?;
+            Some((digest, self.access.listed(scope, digest)?.size))
+        };
+        let mut later: Vec<_> = successors(Some((layer, 0)), next).skip(1).take(FARTHEST).collect();
+        later.shuffle(&mut rand::rng());
+        for (digest, size) in later {
+            if let Some(begun) = ahead.begin(scope, digest, size)
+                && let Some(question) = question.of(digest)
+            {
+                tokio::spawn(self.clone().bring(question, digest, begun));
             }
-            last = digest;
         }
     }
 

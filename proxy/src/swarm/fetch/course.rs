@@ -102,8 +102,11 @@ struct Owner {
     asking: bool,
     asked: Instant,
     due: Instant,
-    /// The last answer had nothing for us.
-    nothing: bool,
+    /// It was asked for a lease and gave none, and had nothing to import.
+    no_lease: bool,
+    no_imports: bool,
+    /// A lease is asked for.
+    for_lease: bool,
     epoch: u64,
 }
 
@@ -119,7 +122,15 @@ impl Course {
             registry: Registry::default(),
             leases: Vec::new(),
             imported: None,
-            owner: Owner { asking: false, asked: now, due: now, nothing: false, epoch: 0 },
+            owner: Owner {
+                asking: false,
+                asked: now,
+                due: now,
+                for_lease: false,
+                no_lease: false,
+                no_imports: false,
+                epoch: 0,
+            },
             had: 0,
             progress: now,
             pushing: false,
@@ -239,12 +250,13 @@ impl Course {
         }
         let room = self.has_room(held, in_all, now);
         let imports = self.imported.is_some() && self.plan.imports() <= 1;
-        let wants = (room || imports) && !self.owner.nothing && !self.plan.unseen().is_clear();
+        let lacks = room && !self.owner.no_lease || imports && !self.owner.no_imports;
+        let wants = lacks && !self.plan.unseen().is_clear();
         let pause = now.saturating_duration_since(self.owner.asked) >= MIN_PAUSE || self.owner.epoch == 0;
         if self.owner.due > now && !(wants && pause) {
             return None;
         }
-        self.owner.asking = true;
+        (self.owner.asking, self.owner.for_lease) = (true, room);
         self.owner.asked = now;
         Some(match (room, self.registry.whole) {
             (false, _) => Reach::No,
@@ -275,12 +287,15 @@ impl Course {
         self.owner.asking = false;
         let Some(joined) = joined else {
             // Not again with the next piece: an owner that is busy would be asked by all, all the time.
-            (self.owner.due, self.owner.nothing) = (now + ASK_AGAIN, true);
+            self.owner.due = now + ASK_AGAIN;
+            (self.owner.no_lease, self.owner.no_imports) = (true, true);
             return None;
         };
         self.owner.epoch = joined.owner;
         self.owner.due = now + Duration::from_millis(joined.again.into()).max(MIN_PAUSE);
-        self.owner.nothing = joined.lease.is_none() && joined.imports.is_none();
+        // Where another blob had the lease of this node meanwhile, nothing was said of leases.
+        self.owner.no_lease = self.owner.for_lease && joined.lease.is_none();
+        self.owner.no_imports = joined.imports.is_none();
         if let Some(pieces) = &joined.imports {
             self.plan.import(pieces.clone());
             self.imported = Some(now);
@@ -295,7 +310,7 @@ impl Course {
         self.plan.done(index, now);
         self.pushing = false;
         if self.imported.is_some() && self.plan.imports() <= 1 {
-            self.owner.nothing = false;
+            self.owner.no_imports = false;
         }
     }
 
@@ -317,7 +332,7 @@ impl Course {
         self.plan.unlease(pieces.clone());
         let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
         // The owner may have waited for the first one to show how fast the registry is.
-        self.owner.nothing &= !self.registry.lease_ended(bytes, took, ended, now);
+        self.owner.no_lease &= !self.registry.lease_ended(bytes, took, ended, now);
         true
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use fixedbitset::FixedBitSet;
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::SliceRandom as _};
 use waylay::pull::ahead::FARTHEST;
 use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, LINE, SLOTS, SLOW_READER};
 
@@ -55,9 +55,10 @@ pub(super) struct Node {
     pub(super) leases: usize,
     /// Questions for leases under way.
     pub(super) asking: usize,
-    /// Layers in the image's order: how many its client has asked for, and how many it has begun to fetch.
+    /// How many layers its client has asked for, in the image's order.
     asked: u16,
-    begun: u16,
+    /// Which it has begun to fetch.
+    begun: FixedBitSet,
     /// Which it has.
     has: FixedBitSet,
     pub(super) started: u64,
@@ -84,7 +85,7 @@ impl Node {
             leases: 0,
             asking: 0,
             asked: 0,
-            begun: 0,
+            begun: FixedBitSet::new(),
             has: FixedBitSet::new(),
             started: 0,
             finished: None,
@@ -104,12 +105,13 @@ impl World {
         let (now, blobs) = (self.now, self.blobs.len());
         let node = &mut self.nodes[number as usize];
         if node.alive {
-            (node.started, node.has) = (now, FixedBitSet::with_capacity(blobs));
+            (node.begun, node.has) = (FixedBitSet::with_capacity(blobs), FixedBitSet::with_capacity(blobs));
+            node.started = now;
             self.ask_more(number);
         }
     }
 
-    /// The client asks for layers, and those that come next are begun beforehand.
+    /// The client asks for layers, and some that come later are begun beforehand.
     fn ask_more(&mut self, number: u32) {
         let blobs = self.blobs.len() as u16;
         let node = &mut self.nodes[number as usize];
@@ -118,17 +120,21 @@ impl World {
             waits += usize::from(!node.has.contains(node.asked.into()));
             node.asked += 1;
         }
-        let first = node.begun;
-        node.begun = node.begun.max(node.asked);
         let size = |blob: u16| self.blobs[usize::from(blob)].layout.size();
-        let mut ahead: u64 = (node.asked..node.begun).map(size).sum();
         let farthest = blobs.min(node.asked + FARTHEST as u16);
-        while node.begun < farthest && ahead + size(node.begun) <= self.preset.read_ahead {
-            ahead += size(node.begun);
-            node.begun += 1;
-        }
-        for blob in first..node.begun {
-            self.locate(number, blob);
+        let (ahead, mut later): (Vec<u16>, Vec<u16>) =
+            (node.asked..farthest).partition(|blob| node.begun.contains((*blob).into()));
+        let mut room = self.preset.read_ahead.saturating_sub(ahead.into_iter().map(size).sum());
+        later.shuffle(&mut self.random);
+        later.retain(|blob| {
+            let fits = size(*blob) <= room;
+            room -= if fits { size(*blob) } else { 0 };
+            fits
+        });
+        for blob in (0..node.asked).chain(later) {
+            if !self.nodes[number as usize].begun.put(blob.into()) {
+                self.locate(number, blob);
+            }
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Preset {
     pub(super) layers: Vec<u64>,
     /// Layers that a client pulls at the same time.
     pub(super) parallel: usize,
-    /// Bytes of the layers that come next that are begun before they are asked for.
+    /// Bytes of later layers that are begun before they are asked for.
     #[serde(default)]
     pub(super) read_ahead: u64,
     pub(super) up: f64,

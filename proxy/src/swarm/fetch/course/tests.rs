@@ -28,6 +28,23 @@ fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
 }
 
 #[test]
+fn an_owner_that_was_not_asked_for_a_lease_is_as_soon_as_there_is_room() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let nothing = Joined { lease: None, imports: None, neighbours: Vec::new(), again: 10_000, owner: 1 };
+    course.meet(([10, 0, 0, 1], 4500).into());
+    assert_eq!(course.join(&held, 1, now), Some(Reach::No), "another blob has a lease");
+    course.joined(Some(&nothing), now);
+    let soon = now + MIN_PAUSE;
+    assert_eq!(course.join(&held, 1, soon), None);
+    assert_eq!(course.join(&held, 0, soon), Some(Reach::Ranges { rate: 0 }), "it has ended");
+    course.joined(Some(&nothing), soon);
+    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE), None, "it had none");
+}
+
+#[test]
 fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
     let now = Instant::now();
     let layout = Layout::new(64 << 20).unwrap();
