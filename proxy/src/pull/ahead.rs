@@ -1,10 +1,11 @@
 //! Reading ahead: runtimes ask for three layers at a time, and each new one costs them the search for those who have it.
 //! Among other members, layers that come later in the image are brought here before they are asked for, with the client's
-//! own right and never by a request of their own kind: the registry is asked as for any blob that a crowd shares. Each node
-//! begins with others of them, so that of all layers some pieces are soon among the members: were it the next ones in order,
-//! nobody would have anything of the last ones when everybody comes to them.
+//! own right and never by a request of their own kind: the registry is asked as for any blob that a crowd shares. Besides the
+//! next ones each node begins others, at random: were it the next ones alone, nobody would have anything of the last ones
+//! when everybody comes to them.
 
 use std::{
+    collections::VecDeque,
     iter::successors,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,7 +16,7 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use moka::sync::Cache;
-use rand::seq::SliceRandom as _;
+use rand::{Rng, RngExt as _};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -30,7 +31,10 @@ use crate::{
 
 /// One request looks at so many layers after its own.
 pub const FARTHEST: usize = 64;
-/// A layer that nobody has asked for by then makes room for others: its pull was given up, or the runtime had it already.
+/// So many layers may be here, or on their way, before they are asked for.
+pub const AT_ONCE: usize = 16;
+/// When nobody has asked for a layer, nor for one before it in its image, for so long, it makes room for others: its pull was
+/// given up, or the runtime had it already.
 const UNASKED: Duration = Duration::from_secs(60);
 /// Layers remembered at most.
 const MOST: u64 = 10_000;
@@ -41,8 +45,12 @@ const KIB: u64 = 1 << 10;
 pub struct Ahead {
     begun: Cache<(Scope, Digest), Arc<Begun>>,
     room: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
+
+/// Room for the bytes of one layer, and its place among those that were not asked for yet.
+type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// One layer that was begun before it was asked for.
 struct Begun {
@@ -50,7 +58,7 @@ struct Begun {
     /// Where its bytes came from.
     tally: Arc<Tally>,
     /// Held until it is asked for.
-    room: Mutex<Option<OwnedSemaphorePermit>>,
+    room: Mutex<Option<Room>>,
     /// It came to its end.
     came: AtomicBool,
     /// A client has asked for it.
@@ -63,7 +71,8 @@ impl Ahead {
     pub fn new(most: u64, metrics: Arc<Metrics>) -> Self {
         let room = usize::try_from(most / KIB).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let begun = Cache::builder().max_capacity(MOST).time_to_idle(UNASKED).build();
-        Self { begun, room: Arc::new(Semaphore::new(room)), metrics }
+        let [room, places] = [room, AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        Self { begun, room, places, metrics }
     }
 
     /// A client asks for `digest` itself; where the bytes came from that were brought before.
@@ -77,15 +86,15 @@ impl Ahead {
         if begun.told.swap(true, Ordering::Relaxed) || follows { Arc::default() } else { begun.tally.clone() }
     }
 
-    /// `None` when it is or was under way, or waits until others are asked for.
+    /// `None` when it is or was under way, or there is no room for it.
     fn begin(&self, scope: &Scope, digest: Digest, size: u64) -> Option<Arc<Begun>> {
         let key = (scope.clone(), digest);
-        if self.begun.contains_key(&key) {
+        // Looked at, one that waits for its turn stays: its pull goes on.
+        if self.begun.get(&key).is_some() {
             return None;
         }
-        // Those whose time is over keep their room until they are looked for.
-        self.begun.run_pending_tasks();
         let room = self.room.clone().try_acquire_many_owned(u32::try_from(size.div_ceil(KIB)).ok()?).ok()?;
+        let room = (room, self.places.clone().try_acquire_owned().ok()?);
         // A client may have asked for it in this moment.
         let entry =
             self.begun.entry(key).or_insert_with(|| Arc::new(Begun::of(size, Some(room), self.metrics.clone())));
@@ -94,7 +103,7 @@ impl Ahead {
 }
 
 impl Begun {
-    fn of(size: u64, room: Option<OwnedSemaphorePermit>, metrics: Arc<Metrics>) -> Self {
+    fn of(size: u64, room: Option<Room>, metrics: Arc<Metrics>) -> Self {
         let (tally, came, told) = Default::default();
         Self { size, tally, room: Mutex::new(room), came, told, metrics }
     }
@@ -118,6 +127,19 @@ impl Drop for Begun {
     }
 }
 
+/// Which of the layers that come later to begin first: in turn the next one, and any of the others.
+pub fn order<T>(later: Vec<T>, random: &mut impl Rng) -> Vec<T> {
+    let mut later = VecDeque::from(later);
+    let mut order = Vec::with_capacity(later.len());
+    while let Some(next) = later.pop_front() {
+        order.push(next);
+        if !later.is_empty() {
+            order.extend(later.remove(random.random_range(0..later.len())));
+        }
+    }
+    order
+}
+
 impl Pull {
     /// A client asks for `layer`: some that come after it are begun, as far as there is room.
     pub(super) fn read_ahead(self: &Arc<Self>, question: &Question, layer: Digest) {
@@ -127,11 +149,12 @@ impl Pull {
             let digest = self.access.listed(scope, after.0)?.next?;
             Some((digest, self.access.listed(scope, digest)?.size))
         };
-        let mut later: Vec<_> = successors(Some((layer, 0)), next).skip(1).take(FARTHEST).collect();
-        later.shuffle(&mut rand::rng());
-        for (digest, size) in later {
-            if let Some(begun) = ahead.begin(scope, digest, size)
-                && let Some(question) = question.of(digest)
+        // Those whose time is over keep their room until they are looked for.
+        ahead.begun.run_pending_tasks();
+        let later = successors(Some((layer, 0)), next).skip(1).take(FARTHEST).collect();
+        for (digest, size) in order(later, &mut rand::rng()) {
+            if let Some(question) = question.of(digest)
+                && let Some(begun) = ahead.begin(scope, digest, size)
             {
                 tokio::spawn(self.clone().bring(question, digest, begun));
             }
@@ -162,5 +185,30 @@ impl Pull {
         } else {
             begun.make_room();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn each_node_begins_the_next_layer_and_another_one_than_most() {
+        let orders: Vec<Vec<usize>> =
+            (0..100).map(|seed| order((0..30).collect(), &mut StdRng::seed_from_u64(seed))).collect();
+        for order in &orders {
+            let mut all = order.clone();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..30), "each once: {order:?}");
+            assert_eq!(order[0], 0);
+        }
+        for layer in 1..30 {
+            let soon = orders.iter().filter(|order| order[..8].contains(&layer)).count();
+            assert!(soon > 0, "nobody begins {layer} soon");
+        }
+        let last = orders.iter().filter(|order| order[..8].contains(&29)).count();
+        assert!(last < 50, "{last} of 100 begin the last one soon");
     }
 }

@@ -39,7 +39,7 @@ impl Pull {
             .access
             .listed(&question.scope, digest)
             .and_then(|listed| Some(part(asked, listed.size)? == (0..listed.size)));
-        // One that reads here and there, as lazy snapshotters do, may never want what comes next.
+        // One that reads here and there, as lazy snapshotters do, may never want what comes later.
         if whole == Some(true) {
             self.read_ahead(&question, digest);
         }

@@ -1,9 +1,10 @@
-//! A client asks for one layer, and its node begins the next ones: with the client's own right, from its neighbours, and never
+//! A client asks for one layer, and its node begins later ones: with the client's own right, from its neighbours, and never
 //! more than was configured.
 
 use std::time::Duration;
 
 use http::StatusCode;
+use waylay::pull::ahead::AT_ONCE;
 use waylay_tests::{
     scripted::{Cluster, Fault, KIB, MIB, Node, Registry, Running, blob, layers, noise},
     wait::eventually,
@@ -39,7 +40,7 @@ async fn reads_ahead(node: &Node, bytes: u64) {
 }
 
 #[tokio::test]
-async fn the_next_layers_are_here_before_they_are_asked_for_and_what_came_from_a_neighbour_is_told_as_that() {
+async fn later_layers_are_here_before_they_are_asked_for_and_what_came_from_a_neighbour_is_told_as_that() {
     let registry = Registry::new().image("app:1", layers([3 * MIB, 5 * MIB, 700, 2 * MIB])).start().await;
     let (_one, two, _cluster) = neighbours(&registry, ON).await;
     let (image, gets, client) = (registry.image("app:1"), registry.blob_gets(), two.client());
@@ -79,19 +80,30 @@ async fn no_more_is_read_ahead_than_is_configured() {
     let (image, client) = (registry.image("app:1"), two.client());
     client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
     client.get(&image.blob_path(&image.layers[0])).await.unwrap().success().await.unwrap();
-    // Either of the large ones, and the last.
-    let what = "all for which there is room";
-    let fits = [2 * MIB + 100, 3 * MIB + 100];
-    let brought = async || Ok(Some(ahead(&two)).filter(|brought| fits.contains(brought)));
-    let brought = eventually(what, Duration::from_secs(20), brought).await.unwrap();
-    let (here, waits) = if brought == fits[0] { (1, 2) } else { (2, 1) };
-    assert!(!two.holds(&image.layers[waits].digest));
-    // Once it is asked for, the other one has room.
-    for asked in [here, 0] {
-        client.get(&image.blob_path(&image.layers[asked])).await.unwrap().success().await.unwrap();
-    }
+    reads_ahead(&two, 2 * MIB + 100).await;
+    // The third has no room.
+    assert!(!two.holds(&image.layers[2].digest));
+    client.get(&image.blob_path(&image.layers[1])).await.unwrap().success().await.unwrap();
     reads_ahead(&two, 5 * MIB + 100).await;
-    two.keeps(&image.layers[waits].digest).await;
+}
+
+#[tokio::test]
+async fn so_many_layers_are_begun_at_once_and_no_more() {
+    let sizes = std::array::from_fn::<_, { AT_ONCE + 4 }, _>(|n| 1000 + n as u64);
+    let registry = Registry::new().image("app:1", layers(sizes)).start().await;
+    let (_one, two, _cluster) = neighbours(&registry, ON).await;
+    let (image, client) = (registry.image("app:1"), two.client());
+    client.get(&image.manifest_path(&image.top)).await.unwrap().success().await.unwrap();
+    let held = || image.layers.iter().filter(|layer| two.holds(&layer.digest)).count();
+    client.get(&image.blob_path(&image.layers[0])).await.unwrap().success().await.unwrap();
+    let begun = async || Ok((held() == 1 + AT_ONCE).then_some(()));
+    eventually("as many as may be", Duration::from_secs(20), begun).await.unwrap();
+    // One of them is asked for, and another one has its place; all that have one are here.
+    let waiting = image.layers[1..].iter().find(|layer| two.holds(&layer.digest)).unwrap();
+    client.get(&image.blob_path(waiting)).await.unwrap().success().await.unwrap();
+    client.get(&image.blob_path(&image.layers[0])).await.unwrap().success().await.unwrap();
+    let more = async || Ok((held() == 2 + AT_ONCE).then_some(()));
+    eventually("one more", Duration::from_secs(20), more).await.unwrap();
 }
 
 #[tokio::test]

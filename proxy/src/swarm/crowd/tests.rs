@@ -536,18 +536,20 @@ fn a_large_crowd_is_nearly_regular_and_is_mended() {
 proptest! {
     #[test]
     fn whatever_members_say_it_answers_within_its_bounds(
-        words in proptest::collection::vec((0..6u16, any::<[u64; 3]>(), 0..3u8, any::<u64>(), 0..4000u64), 1..60),
+        words in proptest::collection::vec(
+            (0..6u16, any::<[u64; 3]>(), 0..3u8, any::<u64>(), 0..4000u64, 0..2usize), 1..60,
+        ),
     ) {
         let start = Instant::now();
         let mut crowd = crowd(60, start);
         let mut now = start;
-        for (n, [held, fetching, unseen], reach, rate, pause) in words {
+        for (n, [held, fetching, unseen], reach, rate, pause, zone) in words {
             now += Duration::from_millis(pause);
             let set = |bits: u64| Pieces { size: 60 * PIECE, bits: Some(vec![bits]) };
             let registry = [Reach::No, Reach::Ranges { rate }, Reach::Whole][usize::from(reach)];
             let join = Join {
                 blob: Digest::of(b"x"), size: 60 * PIECE, held: set(held), fetching: set(fetching), unseen: set(unseen),
-                registry, zone: ["", "z"][usize::from(n % 2)].to_owned(), neighbours: n, owner: 0,
+                registry, zone: ["", "z"][zone].to_owned(), neighbours: n, owner: 0,
                 served_by: String::new(),
             };
             let joined = crowd.join(addr(n), &join, false, 7, now).unwrap();
@@ -556,6 +558,13 @@ proptest! {
             }
             prop_assert!(!joined.neighbours.contains(&addr(n)));
             prop_assert!(crowd.members.len() <= 6);
+            let those = |fits: &dyn Fn(&Member) -> bool| -> BTreeSet<SocketAddr> {
+                crowd.members.iter().filter(|(_, member)| fits(member)).map(|(addr, _)| *addr).collect()
+            };
+            prop_assert_eq!(&crowd.fetchers, &those(&Member::is_leasing));
+            for (name, zone) in &crowd.zones {
+                prop_assert_eq!(&zone.takers, &those(&|member| member.zone == *name && member.is_fetching()));
+            }
         }
     }
 }

@@ -102,11 +102,12 @@ struct Owner {
     asking: bool,
     asked: Instant,
     due: Instant,
-    /// It was asked for a lease and gave none, and had nothing to import.
-    no_lease: bool,
-    no_imports: bool,
     /// A lease is asked for.
     for_lease: bool,
+    /// It gave none when it was last asked for one, or was busy: not before then again, unless it is told something anyway.
+    no_lease_until: Instant,
+    /// It had nothing to import, or was busy.
+    no_imports: bool,
     epoch: u64,
 }
 
@@ -127,7 +128,7 @@ impl Course {
                 asked: now,
                 due: now,
                 for_lease: false,
-                no_lease: false,
+                no_lease_until: now,
                 no_imports: false,
                 epoch: 0,
             },
@@ -250,7 +251,7 @@ impl Course {
         }
         let room = self.has_room(held, in_all, now);
         let imports = self.imported.is_some() && self.plan.imports() <= 1;
-        let lacks = room && !self.owner.no_lease || imports && !self.owner.no_imports;
+        let lacks = room && now >= self.owner.no_lease_until || imports && !self.owner.no_imports;
         let wants = lacks && !self.plan.unseen().is_clear();
         let pause = now.saturating_duration_since(self.owner.asked) >= MIN_PAUSE || self.owner.epoch == 0;
         if self.owner.due > now && !(wants && pause) {
@@ -288,13 +289,15 @@ impl Course {
         let Some(joined) = joined else {
             // Not again with the next piece: an owner that is busy would be asked by all, all the time.
             self.owner.due = now + ASK_AGAIN;
-            (self.owner.no_lease, self.owner.no_imports) = (true, true);
+            (self.owner.no_lease_until, self.owner.no_imports) = (self.owner.due, true);
             return None;
         };
         self.owner.epoch = joined.owner;
         self.owner.due = now + Duration::from_millis(joined.again.into()).max(MIN_PAUSE);
-        // Where another blob had the lease of this node meanwhile, nothing was said of leases.
-        self.owner.no_lease = self.owner.for_lease && joined.lease.is_none();
+        // One that was not asked for a lease, because another blob had one, has said nothing of leases.
+        if self.owner.for_lease && joined.lease.is_none() {
+            self.owner.no_lease_until = self.owner.due;
+        }
         self.owner.no_imports = joined.imports.is_none();
         if let Some(pieces) = &joined.imports {
             self.plan.import(pieces.clone());
@@ -332,7 +335,9 @@ impl Course {
         self.plan.unlease(pieces.clone());
         let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
         // The owner may have waited for the first one to show how fast the registry is.
-        self.owner.no_lease &= !self.registry.lease_ended(bytes, took, ended, now);
+        if self.registry.lease_ended(bytes, took, ended, now) {
+            self.owner.no_lease_until = now;
+        }
         true
     }
 

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use fixedbitset::FixedBitSet;
-use rand::{RngExt as _, seq::SliceRandom as _};
-use waylay::pull::ahead::FARTHEST;
+use rand::RngExt as _;
+use waylay::pull::ahead::{AT_ONCE, FARTHEST, order};
 use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, LINE, SLOTS, SLOW_READER};
 
 use super::{
@@ -122,13 +122,16 @@ impl World {
         }
         let size = |blob: u16| self.blobs[usize::from(blob)].layout.size();
         let farthest = blobs.min(node.asked + FARTHEST as u16);
-        let (ahead, mut later): (Vec<u16>, Vec<u16>) =
+        let (ahead, later): (Vec<u16>, Vec<u16>) =
             (node.asked..farthest).partition(|blob| node.begun.contains((*blob).into()));
+        let mut places = AT_ONCE - ahead.len();
         let mut room = self.preset.read_ahead.saturating_sub(ahead.into_iter().map(size).sum());
-        later.shuffle(&mut self.random);
+        let mut later = order(later, &mut self.random);
         later.retain(|blob| {
-            let fits = size(*blob) <= room;
-            room -= if fits { size(*blob) } else { 0 };
+            let fits = size(*blob) <= room && places > 0;
+            if fits {
+                (room, places) = (room - size(*blob), places - 1);
+            }
             fits
         });
         for blob in (0..node.asked).chain(later) {

@@ -41,7 +41,33 @@ fn an_owner_that_was_not_asked_for_a_lease_is_as_soon_as_there_is_room() {
     assert_eq!(course.join(&held, 1, soon), None);
     assert_eq!(course.join(&held, 0, soon), Some(Reach::Ranges { rate: 0 }), "it has ended");
     course.joined(Some(&nothing), soon);
-    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE), None, "it had none");
+    let then = soon + MIN_PAUSE;
+    assert_eq!(course.join(&held, 0, then), None, "it had none");
+    // It is told something meanwhile, and is not asked again for that.
+    course.owner.due = then;
+    assert_eq!(course.join(&held, 1, then), Some(Reach::No));
+    course.joined(Some(&nothing), then);
+    assert_eq!(course.join(&held, 0, then + MIN_PAUSE), None);
+}
+
+#[test]
+fn a_lease_that_is_refused_is_no_word_on_imports_nor_the_other_way_round() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let answer = |lease, imports| Joined { lease, imports, neighbours: Vec::new(), again: 10_000, owner: 1 };
+    course.meet(([10, 0, 0, 1], 4500).into());
+    course.join(&held, 0, now);
+    course.joined(Some(&answer(None, Some(0..1))), now);
+    let soon = now + MIN_PAUSE;
+    assert_eq!(course.join(&held, 1, soon), Some(Reach::No), "the next import");
+    course.joined(Some(&answer(None, None)), soon);
+    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE), None, "neither a lease nor an import");
+    course.came(0, soon);
+    assert_eq!(course.join(&held, 1, soon + MIN_PAUSE), Some(Reach::No), "a piece came");
+    course.joined(Some(&answer(None, None)), soon + MIN_PAUSE);
+    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE * 2), None, "still no lease");
 }
 
 #[test]
