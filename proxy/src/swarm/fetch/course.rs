@@ -295,8 +295,8 @@ impl Course {
         self.owner.epoch = joined.owner;
         self.owner.due = now + Duration::from_millis(joined.again.into()).max(MIN_PAUSE);
         // One that was not asked for a lease, because another blob had one, has said nothing of leases.
-        if self.owner.for_lease && joined.lease.is_none() {
-            self.owner.no_lease_until = self.owner.due;
+        if self.owner.for_lease {
+            self.owner.no_lease_until = if joined.lease.is_none() { self.owner.due } else { now };
         }
         self.owner.no_imports = joined.imports.is_none();
         if let Some(pieces) = &joined.imports {
