@@ -102,12 +102,8 @@ struct Owner {
     asking: bool,
     asked: Instant,
     due: Instant,
-    /// A lease is asked for.
-    for_lease: bool,
-    /// It gave none when it was last asked for one, or was busy: not before then again, unless it is told something anyway.
-    no_lease_until: Instant,
-    /// It had nothing to import, or was busy.
-    no_imports: bool,
+    /// The last answer had nothing for us.
+    nothing: bool,
     epoch: u64,
 }
 
@@ -123,15 +119,7 @@ impl Course {
             registry: Registry::default(),
             leases: Vec::new(),
             imported: None,
-            owner: Owner {
-                asking: false,
-                asked: now,
-                due: now,
-                for_lease: false,
-                no_lease_until: now,
-                no_imports: false,
-                epoch: 0,
-            },
+            owner: Owner { asking: false, asked: now, due: now, nothing: false, epoch: 0 },
             had: 0,
             progress: now,
             pushing: false,
@@ -251,13 +239,12 @@ impl Course {
         }
         let room = self.has_room(held, in_all, now);
         let imports = self.imported.is_some() && self.plan.imports() <= 1;
-        let lacks = room && now >= self.owner.no_lease_until || imports && !self.owner.no_imports;
-        let wants = lacks && !self.plan.unseen().is_clear();
+        let wants = (room || imports) && !self.owner.nothing && !self.plan.unseen().is_clear();
         let pause = now.saturating_duration_since(self.owner.asked) >= MIN_PAUSE || self.owner.epoch == 0;
         if self.owner.due > now && !(wants && pause) {
             return None;
         }
-        (self.owner.asking, self.owner.for_lease) = (true, room);
+        self.owner.asking = true;
         self.owner.asked = now;
         Some(match (room, self.registry.whole) {
             (false, _) => Reach::No,
@@ -288,17 +275,12 @@ impl Course {
         self.owner.asking = false;
         let Some(joined) = joined else {
             // Not again with the next piece: an owner that is busy would be asked by all, all the time.
-            self.owner.due = now + ASK_AGAIN;
-            (self.owner.no_lease_until, self.owner.no_imports) = (self.owner.due, true);
+            (self.owner.due, self.owner.nothing) = (now + ASK_AGAIN, true);
             return None;
         };
         self.owner.epoch = joined.owner;
         self.owner.due = now + Duration::from_millis(joined.again.into()).max(MIN_PAUSE);
-        // One that was not asked for a lease, because another blob had one, has said nothing of leases.
-        if self.owner.for_lease {
-            self.owner.no_lease_until = if joined.lease.is_none() { self.owner.due } else { now };
-        }
-        self.owner.no_imports = joined.imports.is_none();
+        self.owner.nothing = joined.lease.is_none() && joined.imports.is_none();
         if let Some(pieces) = &joined.imports {
             self.plan.import(pieces.clone());
             self.imported = Some(now);
@@ -313,7 +295,7 @@ impl Course {
         self.plan.done(index, now);
         self.pushing = false;
         if self.imported.is_some() && self.plan.imports() <= 1 {
-            self.owner.no_imports = false;
+            self.owner.nothing = false;
         }
     }
 
@@ -335,9 +317,7 @@ impl Course {
         self.plan.unlease(pieces.clone());
         let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
         // The owner may have waited for the first one to show how fast the registry is.
-        if self.registry.lease_ended(bytes, took, ended, now) {
-            self.owner.no_lease_until = now;
-        }
+        self.owner.nothing &= !self.registry.lease_ended(bytes, took, ended, now);
         true
     }
 

@@ -28,60 +28,6 @@ fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
 }
 
 #[test]
-fn an_owner_that_was_not_asked_for_a_lease_is_as_soon_as_there_is_room() {
-    let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
-    let nothing = Joined { lease: None, imports: None, neighbours: Vec::new(), again: 10_000, owner: 1 };
-    // An earlier lease showed how fast the registry is.
-    course.leased(4..8, now);
-    course.lease_ended(&(4..8), Duration::from_secs(1), Ok(()), now);
-    let rate = 1 << 20;
-    course.meet(([10, 0, 0, 1], 4500).into());
-    assert_eq!(course.join(&held, 1, now), Some(Reach::No), "another blob has a lease");
-    course.joined(Some(&nothing), now);
-    let soon = now + MIN_PAUSE;
-    assert_eq!(course.join(&held, 1, soon), None);
-    assert_eq!(course.join(&held, 0, soon), Some(Reach::Ranges { rate }), "it has ended");
-    course.joined(Some(&nothing), soon);
-    let then = soon + MIN_PAUSE;
-    assert_eq!(course.join(&held, 0, then), None, "it had none");
-    // It is told something meanwhile, and is not asked again for that.
-    course.owner.due = then;
-    assert_eq!(course.join(&held, 1, then), Some(Reach::No));
-    course.joined(Some(&nothing), then);
-    let then = then + MIN_PAUSE;
-    assert_eq!(course.join(&held, 0, then), None);
-    // It is asked because it is time, gives one, and the next one is asked for when that has ended.
-    course.owner.due = then;
-    assert_eq!(course.join(&held, 0, then), Some(Reach::Ranges { rate }));
-    assert_eq!(course.joined(Some(&Joined { lease: Some(0..1), ..nothing }), then), Some(0..1));
-    course.lease_ended(&(0..1), Duration::from_millis(10), Ok(()), then);
-    assert!(matches!(course.join(&held, 0, then + MIN_PAUSE), Some(Reach::Ranges { .. })));
-}
-
-#[test]
-fn a_lease_that_is_refused_is_no_word_on_imports_nor_the_other_way_round() {
-    let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
-    let answer = |lease, imports| Joined { lease, imports, neighbours: Vec::new(), again: 10_000, owner: 1 };
-    course.meet(([10, 0, 0, 1], 4500).into());
-    course.join(&held, 0, now);
-    course.joined(Some(&answer(None, Some(0..1))), now);
-    let soon = now + MIN_PAUSE;
-    assert_eq!(course.join(&held, 1, soon), Some(Reach::No), "the next import");
-    course.joined(Some(&answer(None, None)), soon);
-    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE), None, "neither a lease nor an import");
-    course.came(0, soon);
-    assert_eq!(course.join(&held, 1, soon + MIN_PAUSE), Some(Reach::No), "a piece came");
-    course.joined(Some(&answer(None, None)), soon + MIN_PAUSE);
-    assert_eq!(course.join(&held, 0, soon + MIN_PAUSE * 2), None, "still no lease");
-}
-
-#[test]
 fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
     let now = Instant::now();
     let layout = Layout::new(64 << 20).unwrap();
