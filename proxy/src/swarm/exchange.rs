@@ -79,9 +79,9 @@ pub(crate) struct Exchange {
     pub(crate) control: Arc<Control>,
     pub(crate) sessions: Sessions,
     pub(super) orders: Orders,
-    /// Cloned for each lease under way or asked for.
-    pub(crate) leases: Arc<()>,
-    /// The same of requests for pieces.
+    /// Leases of each registry, of all blobs, under way or asked for.
+    pub(super) leases: Places<String>,
+    /// Cloned for each request for a piece.
     pub(crate) asks: Arc<()>,
     /// How fast each registry was for this node lately: whoever is slow does not have to show it for each blob anew.
     pub(super) paces: Cache<String, Pace>,
@@ -90,11 +90,11 @@ pub(crate) struct Exchange {
     /// Those that are served and those that wait.
     pub(super) line: Semaphore,
     /// The same of each member.
-    pub(super) asking: Places,
+    pub(super) asking: Places<SocketAddr>,
     turned_away: AtomicU64,
     upload: Throttle,
     /// Connections of each member.
-    places: Places,
+    places: Places<SocketAddr>,
     sent: AtomicU64,
     /// From members, now.
     connections: AtomicUsize,
@@ -104,7 +104,6 @@ impl Exchange {
     pub(crate) fn new(store: Store, members: Members, herald: Herald, control: Arc<Control>, upload: Throttle) -> Self {
         let (slots, line, boot) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS + LINE), members.boot());
         let (sessions, tracker) = (Sessions::default(), Mutex::new(Tracker::new(rand::random())));
-        let (leases, asks) = Default::default();
         Self {
             store,
             members,
@@ -113,8 +112,8 @@ impl Exchange {
             control,
             sessions,
             orders: Orders::default(),
-            leases,
-            asks,
+            leases: Places::default(),
+            asks: Arc::default(),
             paces: Cache::builder().max_capacity(REGISTRIES).time_to_live(LATELY).build(),
             tracker,
             slots,

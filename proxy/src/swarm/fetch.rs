@@ -30,14 +30,15 @@ use super::{
     },
     frame::{Joined, Reach},
     locate,
+    places::Place,
     plan::{Ask, Failure},
     pool::Pool,
     sessions::Session,
 };
 use crate::store::{StoreError, piece::Layout};
 
-/// A place among the leases of all blobs, where one was asked for.
-type LeaseSlot = Option<Arc<()>>;
+/// A place among the leases of all blobs of the registry, where one was asked for.
+type LeaseSlot = Option<Place<String>>;
 
 enum Report {
     Has(SocketAddr, Result<FixedBitSet, GetError>),
@@ -212,7 +213,7 @@ impl Fetch<'_> {
         let join = self.course.report(self.wish.partial.digest(), held, registry, self.who());
         let (exchange, pool, reports) = (self.exchange.clone(), self.pool.clone(), self.reports.clone());
         // What may be granted counts: all blobs of an image ask in the same moment.
-        let slot = (registry != Reach::No).then(|| self.exchange.leases.clone());
+        let slot = if registry == Reach::No { None } else { self.lease_slot() };
         self.tasks.spawn(async move {
             let joined = locate::join(&exchange, &pool, join).await;
             let _ = reports.send(Report::Joined(joined, slot)).await;

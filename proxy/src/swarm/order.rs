@@ -81,7 +81,7 @@ pub(super) struct Orders {
     pulls: OnceLock<Weak<dyn Pulls>>,
     places: Semaphore,
     /// Of each member.
-    members: Places,
+    members: Places<SocketAddr>,
 }
 
 impl Default for Orders {

@@ -20,8 +20,9 @@ pub(super) const FETCHERS: usize = 16;
 /// The same of a registry that is fast: one that gives each of them a piece in [`QUICK`].
 const MANY_FETCHERS: usize = 64;
 const QUICK: Duration = Duration::from_millis(250);
-/// What the first lease of a member may be, in bytes.
-const FIRST: u64 = 2 << 20;
+/// The first lease of a member is one piece, the longer each takes the later anybody has something to give. The next ones may be
+/// twice as large each, or four times where nobody else pulls, and no more often: the largest is reached before.
+const DOUBLINGS: u32 = 8;
 /// Towards the end leases become smaller, down to this, in bytes.
 const LEAST: u64 = 512 << 10;
 /// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
@@ -104,7 +105,8 @@ impl Crowd {
     /// The most pieces of one lease to `member`; `None` when its zone leaves the registry to another, or has as much under way as it
     /// may.
     fn largest(&self, from: SocketAddr, member: &Member, now: Instant) -> Option<usize> {
-        let largest = self.pieces((FIRST << member.leases.min(1)).min(LARGEST));
+        let doublings = if self.members.len() > 1 { member.leases } else { member.leases.saturating_mul(2) };
+        let largest = self.pieces((self.layout.piece_size() << doublings.min(DOUBLINGS)).min(LARGEST));
         // Where there are zones, others of them may be about to come.
         if self.zones.len() <= 1 && member.zone.is_empty() {
             return Some(largest);

@@ -93,22 +93,22 @@ fn each_piece_is_leased_once_while_its_lessee_lives() {
 #[test]
 fn what_a_dead_lessee_had_is_leased_again_and_what_others_have_is_not() {
     let start = Instant::now();
-    let mut crowd = crowd(4, start);
-    let (mut dies, mut lives) = (Node::new(1, 4), Node::new(2, 4));
-    assert_eq!(dies.join(&mut crowd, start).lease, Some(0..2));
+    let mut crowd = crowd(2, start);
+    let (mut dies, mut lives) = (Node::new(1, 2), Node::new(2, 2));
+    assert_eq!(dies.join(&mut crowd, start).lease, Some(0..1));
     dies.arrived();
-    assert_eq!(lives.join(&mut crowd, start).lease, Some(2..4));
+    assert_eq!(lives.join(&mut crowd, start).lease, Some(1..2));
     lives.arrived();
     let soon = start + BUSY;
     assert_eq!(lives.join(&mut crowd, soon).lease, None, "the other has them and lives");
     let late = start + GRACE + BUSY * 3;
-    assert_eq!(lives.join(&mut crowd, late).lease, Some(0..2));
+    assert_eq!(lives.join(&mut crowd, late).lease, Some(0..1));
 }
 
 /// That many who have nothing and ask for nothing.
 fn onlookers(crowd: &mut Crowd, count: u16, now: Instant) {
     for n in 0..count {
-        let mut onlooker = Node::new(10_000 + n, 4);
+        let mut onlooker = Node::new(10_000 + n, crowd.layout.count() as usize);
         onlooker.reach = Reach::No;
         onlooker.join(crowd, now);
     }
@@ -138,16 +138,16 @@ fn where_reports_are_rare_what_only_one_is_known_to_have_is_leased_again_to_one_
 #[test]
 fn who_was_just_granted_a_lease_in_a_large_crowd_is_to_be_heard_of_soon() {
     let now = Instant::now();
-    let mut crowd = crowd(4, now);
+    let mut crowd = crowd(2, now);
     onlookers(&mut crowd, 2_000, now);
-    let [mut dies, mut other, mut third] = [3_000, 3_001, 3_002].map(|n| Node::new(n, 4));
+    let [mut dies, mut other, mut third] = [3_000, 3_001, 3_002].map(|n| Node::new(n, 2));
     let joined = dies.join(&mut crowd, now);
-    assert_eq!((joined.lease, joined.again), (Some(0..2), BUSY.as_millis() as u32));
-    assert_eq!(other.join(&mut crowd, now).lease, Some(2..4));
+    assert_eq!((joined.lease, joined.again), (Some(0..1), BUSY.as_millis() as u32));
+    assert_eq!(other.join(&mut crowd, now).lease, Some(1..2));
     let joined = third.join(&mut crowd, now);
     assert_eq!((joined.lease, joined.again), (None, 4_006), "nothing is left");
     other.join(&mut crowd, now + BUSY);
-    assert_eq!(third.join(&mut crowd, now + BUSY * 2 + GRACE).lease, Some(0..2));
+    assert_eq!(third.join(&mut crowd, now + BUSY * 2 + GRACE).lease, Some(0..1));
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_lease_that_brings_nothing_becomes_anothers_although_its_lessee_reports() {
     let start = Instant::now();
     let mut crowd = crowd(4, start);
     let (mut stuck, mut waits) = (Node::new(1, 4), Node::new(2, 4));
-    assert_eq!(stuck.join(&mut crowd, start).lease, Some(0..2));
+    assert_eq!(stuck.join(&mut crowd, start).lease, Some(0..1));
     stuck.reach = Reach::No;
     let mut now = start;
     let taken = loop {
@@ -167,7 +167,7 @@ fn a_lease_that_brings_nothing_becomes_anothers_although_its_lessee_reports() {
         waits.arrived();
         assert!(now < start + STALLED * 3, "never");
     };
-    assert_eq!(taken, 0..2);
+    assert_eq!(taken, 0..1);
     assert!(now >= start + STALLED);
 }
 
@@ -250,6 +250,22 @@ fn at_most_so_many_take_from_the_registry_at_a_time() {
     let mut crowd = crowd(1000, now);
     let granted = (0..40).filter(|n| Node::new(*n, 1000).join(&mut crowd, now).lease.is_some()).count();
     assert_eq!(granted, FETCHERS);
+}
+
+#[test]
+fn the_first_lease_is_a_piece_and_the_next_are_larger_soonest_for_one_that_is_alone() {
+    let now = Instant::now();
+    for (others, expected) in [(0, [1, 4, 16, 16]), (1, [1, 2, 4, 8])] {
+        let mut crowd = crowd(1000, now);
+        onlookers(&mut crowd, others, now);
+        let mut node = Node::new(1, 1000);
+        let lengths = [(); 4].map(|()| {
+            let lease = node.join(&mut crowd, now).lease.unwrap_or_default();
+            node.arrived();
+            lease.len()
+        });
+        assert_eq!(lengths, expected, "{others} others");
+    }
 }
 
 #[test]

@@ -41,11 +41,12 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Leases under way of one blob, for a node that is alone: the next one is asked for when the last has nearly come.
 const LEASES: usize = 2;
-/// The same of all blobs together. Among others a node has one lease in all: the registry's wire is shared by all fetchers, and
-/// the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
+/// The same of all blobs of one registry together. Among others a node has one lease in all: the registry's wire is shared by all
+/// fetchers, and the more there are, the later each has its first piece to give. While it asks for the next one, others use the wire.
 const LEASES_IN_ALL: usize = 4;
-/// A blob of which nothing comes for so long may have a lease although another blob has one.
-const STARVING: Duration = Duration::from_millis(300);
+/// A blob of which nothing comes for so long may have a lease although another blob has one. Sixteen who take from a registry of
+/// 50 Mbit/s have their first pieces after 0.7 s.
+const STARVING: Duration = Duration::from_secs(3);
 /// When nothing came for so long, from anywhere, the owner is told though it is not time, and again after as long: it may take
 /// for held what nobody has any more, and sees by two reports that say the same that this node starves.
 const NEED: Duration = Duration::from_secs(1);
@@ -232,7 +233,8 @@ impl Course {
     }
 
     /// Whether to ask the owner now, because it is time or because there is room for another lease; and if so, how the
-    /// registry can be asked. `in_all` counts the leases of all blobs that are under way or being asked for.
+    /// registry can be asked. `in_all` counts the leases of all blobs of the registry that are under way
+    /// or being asked for.
     pub fn join(&mut self, held: &FixedBitSet, in_all: usize, now: Instant) -> Option<Reach> {
         if self.owner.asking {
             return None;
@@ -316,8 +318,10 @@ impl Course {
         self.leases.swap_remove(at);
         self.plan.unlease(pieces.clone());
         let bytes: u64 = pieces.clone().map(|index| self.layout.len(index)).sum();
-        // The owner may have waited for the first one to show how fast the registry is.
-        self.owner.nothing &= !self.registry.lease_ended(bytes, took, ended, now);
+        self.registry.lease_ended(bytes, took, ended, now);
+        // What the owner said meanwhile was about no lease, or about one more; and it may have waited for this one to show how
+        // fast the registry is.
+        self.owner.nothing = false;
         true
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-use super::{Declined, Fetch, Report};
+use super::{Declined, Fetch, LeaseSlot, Report};
 
 /// What is being taken from the registry.
 pub(super) struct Taking {
@@ -20,8 +20,8 @@ pub(super) struct Taking {
     /// Bytes of it so far.
     received: Arc<AtomicU64>,
     task: AbortHandle,
-    /// Counted among the leases of all blobs.
-    _slot: Arc<()>,
+    /// Counted among the leases of all blobs of the registry.
+    _slot: LeaseSlot,
 }
 
 impl Fetch<'_> {
@@ -34,7 +34,7 @@ impl Fetch<'_> {
             let ended = taking.await;
             let _ = reports.send(Report::Lease { pieces: leased, took: began.elapsed(), ended }).await;
         });
-        let _slot = self.exchange.leases.clone();
+        let _slot = self.lease_slot();
         self.takings.push(Taking { pieces, received, task, _slot });
     }
 
@@ -64,9 +64,13 @@ impl Fetch<'_> {
         }
     }
 
-    /// Leases of all blobs that are under way or asked for.
+    /// Leases of all blobs of this registry that are under way or asked for.
     pub(super) fn under_way(&self) -> usize {
-        // The exchange holds one of them itself.
-        Arc::strong_count(&self.exchange.leases) - 1
+        self.exchange.leases.count(&self.wish.served_by)
+    }
+
+    /// One more of them. How many there may be is the course's to say.
+    pub(super) fn lease_slot(&self) -> LeaseSlot {
+        self.exchange.leases.take(self.wish.served_by.clone(), usize::MAX)
     }
 }

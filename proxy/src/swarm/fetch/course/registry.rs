@@ -15,8 +15,6 @@ const FAILURES: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     pub(super) pace: Pace,
-    /// A lease of this blob has come to its end.
-    shown: bool,
     /// It ignores ranges.
     pub(super) whole: bool,
     pub(super) never: bool,
@@ -26,19 +24,12 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// A lease of so many bytes has ended; whether it is the first of this blob that came.
-    pub(super) fn lease_ended(
-        &mut self,
-        bytes: u64,
-        took: Duration,
-        ended: Result<(), Declined>,
-        now: Instant,
-    ) -> bool {
+    /// A lease of so many bytes has ended.
+    pub(super) fn lease_ended(&mut self, bytes: u64, took: Duration, ended: Result<(), Declined>, now: Instant) {
         match ended {
             Ok(()) => {
                 self.failures = 0;
                 self.pace.add(bytes, took);
-                return !std::mem::replace(&mut self.shown, true);
             }
             Err(Declined::Failed) => {
                 self.failures += 1;
@@ -49,7 +40,6 @@ impl Registry {
             Err(Declined::Ranges) => self.whole = true,
             Err(Declined::Never) => self.never = true,
         }
-        false
     }
 
     /// Whether it may be asked now.

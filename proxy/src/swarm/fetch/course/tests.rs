@@ -49,6 +49,31 @@ fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
 }
 
 #[test]
+fn the_next_lease_is_asked_for_when_one_has_ended_whatever_the_owner_said_meanwhile() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    course.meet(([10, 0, 0, 1], 4500).into());
+    let answer = |lease| Joined { lease, imports: None, neighbours: Vec::new(), again: 10_000, owner: 1 };
+    // Not the first one alone.
+    for n in 0..2 {
+        let at = now + NEED * 11 * n;
+        assert!(matches!(course.join(&held, 0, at), Some(Reach::Ranges { .. })));
+        assert_eq!(course.joined(Some(&answer(Some(n..n + 1))), at), Some(n..n + 1));
+        let later = at + Duration::from_secs(10);
+        assert_eq!(course.join(&held, 1, later), Some(Reach::No), "it is time, and one lease is under way");
+        course.joined(Some(&answer(None)), later);
+        assert_eq!(course.join(&held, 0, later + MIN_PAUSE), None);
+        course.lease_ended(&(n..n + 1), Duration::from_secs(10), Ok(()), later);
+    }
+    let later = now + NEED * 30;
+    assert!(matches!(course.join(&held, 0, later), Some(Reach::Ranges { .. })));
+    course.joined(Some(&answer(None)), later);
+    assert_eq!(course.join(&held, 0, later + MIN_PAUSE), None, "it has refused");
+}
+
+#[test]
 fn members_are_met_at_random_as_long_as_neighbours_are_few_and_not_for_ever() {
     let now = Instant::now();
     let layout = Layout::new(64 << 20).unwrap();
