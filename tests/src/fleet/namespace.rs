@@ -1,6 +1,6 @@
 //! Network namespaces with a name, and doing something inside one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
@@ -12,10 +12,6 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
 use super::command::run;
-
-/// TCP's congestion control, and where the kernel is told. A new namespace has the machine's; this is the kernel's own default, so that
-/// all machines measure the same. With bbr a registry sends a twentieth of its bytes twice where wires are shared.
-const CONGESTION_CONTROL: (&str, &str) = ("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
 
 /// A network namespace made by `ip netns add`, so that a person finds it by name too. Dropping it removes it.
 #[derive(Debug)]
@@ -30,16 +26,14 @@ pub struct Inside {
 }
 
 impl Namespace {
-    /// Makes it, with the loopback up and TCP as Linux comes with it.
+    /// Makes it, with the loopback up.
     ///
     /// # Errors
-    /// When the name is taken, the privilege is missing, or the kernel has no cubic.
+    /// When the name is taken or the privilege is missing.
     pub fn create(name: String) -> Result<Self> {
         run(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self::adopt(name);
         namespace.ip(&["link", "set", "lo", "up"])?;
-        let (file, which) = CONGESTION_CONTROL;
-        namespace.enter(|| fs::write(file, which)).with_context(|| format!("cannot set {file} to {which}"))?;
         Ok(namespace)
     }
 

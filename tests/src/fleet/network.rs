@@ -16,6 +16,9 @@ use super::namespace::Namespace;
 const TRUNK: &str = "trunk";
 /// Length of the prefix of the fleet's network.
 const PREFIX: u8 = 24;
+/// TCP's congestion control on all wires: what Linux comes with, so that machines that are set otherwise measure the same. By route, because
+/// a namespace may be set to the machine's own only.
+const CONGESTION_CONTROL: &str = "cubic";
 
 /// The address of the `host`-th machine, from 1 to 254.
 #[must_use]
@@ -52,6 +55,9 @@ impl Switch {
         machine.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch])?;
         machine.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", "eth0"])?;
         machine.ip(&["link", "set", "eth0", "up"])?;
+        let (network, own) = (format!("{}/{PREFIX}", self::address(0)), address.to_string());
+        let route = ["route", "replace", &network, "dev", "eth0", "proto", "kernel", "scope", "link", "src", &own];
+        machine.ip(&[&route[..], &["congctl", CONGESTION_CONTROL]].concat())?;
         self.namespace.ip(&["link", "set", port, "master", "br0", "up"])?;
         Ok(Link {
             machine: machine.name().to_owned(),

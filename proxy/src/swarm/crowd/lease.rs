@@ -20,9 +20,11 @@ pub(super) const FETCHERS: usize = 16;
 /// The same of a registry that is fast: one that gives each of them a piece in [`QUICK`].
 const MANY_FETCHERS: usize = 64;
 const QUICK: Duration = Duration::from_millis(250);
-/// The first lease of a member is one piece, the longer each takes the later anybody has something to give. The next ones may be
-/// twice as large each, or four times where nobody else pulls, and no more often: the largest is reached before.
+/// The first lease of a member is one piece: the more each takes, the later anybody has something to give. The next ones may be
+/// twice as large each, or four times where nobody else pulls, up to [`LARGEST`], which so many doublings are enough for.
 const DOUBLINGS: u32 = 8;
+/// A lease of fewer bytes says how late the registry's first one comes, not how fast it gives.
+const TELLING: u64 = 1 << 20;
 /// Towards the end leases become smaller, down to this, in bytes.
 const LEAST: u64 = 512 << 10;
 /// A member to which the registry gives this many times more slowly than to most takes nothing as long as others do.
@@ -57,7 +59,7 @@ impl Crowd {
             free.clone_from(unseen);
             free.difference_with(&self.claimed(&member.zone, None, 2, now));
         }
-        if free.is_clear() || !whole && self.lags(from, member.rate, now) {
+        if free.is_clear() || !whole && self.lags(from, member, now) {
             return None;
         }
         let fair = if whole { largest } else { free.count_ones(..) / (2 * self.fetchers.len().max(1)) };
@@ -67,8 +69,11 @@ impl Crowd {
     /// Whether one to which the registry gives at this rate leaves it to others: everybody waits for what a slow one has
     /// alone. Measured against all members, not against those who take now: half of them are never slow then. A rate is
     /// that of the last lease; against takers alone, those who had theirs in the first rush would never get another.
-    fn lags(&self, from: SocketAddr, rate: u64, now: Instant) -> bool {
-        let piece = self.layout.piece_size();
+    fn lags(&self, from: SocketAddr, member: &Member, now: Instant) -> bool {
+        let (piece, rate) = (self.layout.piece_size(), member.rate);
+        if piece << member.leases.saturating_sub(1).min(DOUBLINGS) < TELLING {
+            return false;
+        }
         let mut others = self.fetchers.iter().filter(|addr| **addr != from).filter_map(|addr| self.members.get(addr));
         if rate == 0 || !others.any(|other| other.is_awaited(&other.zone, piece, now)) {
             return false;

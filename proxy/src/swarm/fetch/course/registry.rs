@@ -36,7 +36,8 @@ impl Registry {
                 self.never |= self.failures >= FAILURES;
                 self.not_before = Some(now + RETRY * 2u32.pow(self.failures.min(5)));
             }
-            Err(Declined::Later(wait)) => self.not_before = Some(now + wait),
+            // It may say that no time is to pass.
+            Err(Declined::Later(wait)) => self.not_before = Some(now + wait.max(RETRY)),
             Err(Declined::Ranges) => self.whole = true,
             Err(Declined::Never) => self.never = true,
         }

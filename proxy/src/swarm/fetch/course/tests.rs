@@ -74,6 +74,18 @@ fn the_next_lease_is_asked_for_when_one_has_ended_whatever_the_owner_said_meanwh
 }
 
 #[test]
+fn a_registry_that_wants_to_be_asked_again_at_once_is_not() {
+    let now = Instant::now();
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    course.leased(0..1, now);
+    course.lease_ended(&(0..1), Duration::ZERO, Err(Declined::Later(Duration::ZERO)), now);
+    assert!(!course.may_ask_registry(now + RETRY / 2));
+    assert!(course.may_ask_registry(now + RETRY));
+}
+
+#[test]
 fn members_are_met_at_random_as_long_as_neighbours_are_few_and_not_for_ever() {
     let now = Instant::now();
     let layout = Layout::new(64 << 20).unwrap();
