@@ -2,13 +2,18 @@
 
 use super::*;
 
+/// A fetch of 64 MiB, of which nothing is here.
+fn begun(now: Instant) -> (FixedBitSet, Course) {
+    let layout = Layout::new(64 << 20).unwrap();
+    let held = FixedBitSet::with_capacity(layout.count() as usize);
+    let course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    (held, course)
+}
+
 #[test]
 fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let course = || Course::new(layout, &held, 0..layout.count(), 1, now);
-    let mut alone = course();
+    let (held, mut alone) = begun(now);
     assert!(alone.has_room(&held, 0, now) && !alone.has_room(&held, 1, now), "it may not be alone");
     alone.owner.epoch = 1;
     assert!(alone.has_room(&held, 0, now) && alone.has_room(&held, 1, now), "another blob's lease is no hindrance");
@@ -17,7 +22,7 @@ fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
     alone.leased(1..8, now);
     assert!(!alone.has_room(&held, 2, now), "two are under way");
 
-    let mut among = course();
+    let (_, mut among) = begun(now);
     among.meet(([10, 0, 0, 1], 4500).into());
     assert!(among.has_room(&held, 0, now) && !among.has_room(&held, 1, now));
     let later = now + STARVING * 2;
@@ -30,9 +35,7 @@ fn a_node_in_company_has_one_lease_and_a_starving_blob_another() {
 #[test]
 fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (held, mut course) = begun(now);
     let again = 10_000;
     let answer = Joined { lease: None, imports: None, neighbours: Vec::new(), again, owner: 1 };
     assert!(course.join(&held, 0, now).is_some());
@@ -51,9 +54,7 @@ fn one_to_whom_nothing_comes_tells_its_owner_before_it_is_time() {
 #[test]
 fn the_next_lease_is_asked_for_when_one_has_ended_whatever_the_owner_said_meanwhile() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (held, mut course) = begun(now);
     course.meet(([10, 0, 0, 1], 4500).into());
     let answer = |lease| Joined { lease, imports: None, neighbours: Vec::new(), again: 10_000, owner: 1 };
     // Not the first one alone.
@@ -76,9 +77,7 @@ fn the_next_lease_is_asked_for_when_one_has_ended_whatever_the_owner_said_meanwh
 #[test]
 fn a_registry_that_wants_to_be_asked_again_at_once_is_not() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (_, mut course) = begun(now);
     course.leased(0..1, now);
     course.lease_ended(&(0..1), Duration::ZERO, Err(Declined::Later(Duration::ZERO)), now);
     assert!(!course.may_ask_registry(now + RETRY / 2));
@@ -88,15 +87,13 @@ fn a_registry_that_wants_to_be_asked_again_at_once_is_not() {
 #[test]
 fn members_are_met_at_random_as_long_as_neighbours_are_few_and_not_for_ever() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (_, mut course) = begun(now);
     course.meet(([10, 0, 0, 1], 4500).into());
     assert_eq!(course.at_random(), LINKS - 1);
     // Nobody of those pulls it, the next time either.
     let more: Vec<_> = std::iter::repeat_with(|| course.at_random()).take_while(|more| *more > 0).collect();
     assert_eq!(more.iter().sum::<usize>(), AT_RANDOM - (LINKS - 1));
-    let mut course = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (_, mut course) = begun(now);
     for n in 0..LINKS as u16 {
         course.meet(([10, 0, 0, 1], 4500 + n).into());
     }
@@ -117,12 +114,10 @@ fn a_piece_that_came_at_once_does_not_make_a_registry_fast() {
 #[test]
 fn what_is_known_of_a_registry_is_told_with_the_first_question() {
     let now = Instant::now();
-    let layout = Layout::new(64 << 20).unwrap();
-    let held = FixedBitSet::with_capacity(layout.count() as usize);
-    let mut first = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (held, mut first) = begun(now);
     first.leased(0..4, now);
     first.lease_ended(&(0..4), Duration::from_secs(1), Ok(()), now);
-    let mut next = Course::new(layout, &held, 0..layout.count(), 1, now);
+    let (_, mut next) = begun(now);
     next.recall(first.pace());
     assert_eq!(next.join(&held, 0, now), Some(Reach::Ranges { rate: 1 << 20 }));
 }
