@@ -7,7 +7,8 @@ use super::owners::{Owners, SHARDS};
 pub use super::{
     endpoint::transport,
     exchange::{
-        CONNECTIONS, CROWDED, CROWDED_IDLE, HAVE_BATCH, HAVE_BATCH_ABROAD, LINE, SLOTS, SLOW_READER, get::SLOWEST,
+        CONNECTIONS, CROWDED, CROWDED_IDLE, HANDSHAKES, HAVE_BATCH, HAVE_BATCH_ABROAD, LINE, SLOTS, SLOW_READER,
+        get::SLOWEST,
     },
     fetch::{
         Declined,

@@ -11,9 +11,10 @@ use tempfile::TempDir;
 use self::fake::{Fake, Trick};
 use super::{
     exchange::{
-        LINE, SLOTS,
+        HANDSHAKES, LINE, SLOTS,
         get::{self, GetError, Want},
     },
+    frame::{Answer, Request},
     plan::LINE_OF_ONE,
     *,
 };
@@ -378,6 +379,28 @@ async fn members_at_random_are_met_where_the_owner_has_no_time() {
     let (_, fetched) = b.fetch(&Located::nowhere(MIB), digest).await;
     assert_eq!((fetched.missing.as_slice(), fetched.faults.as_slice()), (&[][..], &[][..]));
     assert_eq!(fetched.bytes, [(a.addr(), MIB)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_with_too_many_handshakes_says_so_at_once_and_is_asked_again() {
+    let a = Node::start(&[]).await;
+    let b = Node::start(&[a.addr()]).await;
+    let digest = a.put(&content(26, MIB)).await;
+    b.locate(digest).await;
+    let handshakes = &a.net().exchange.handshakes;
+    let query = Request::Query(digest);
+    let anew = || b.net().pool.open_by(a.addr(), &query, pool::Way::Anew);
+    let all = handshakes.acquire_many(HANDSHAKES as u32).await.unwrap();
+    assert!(matches!(anew().await, Err(pool::AskError::Busy)));
+    assert!(b.net().members.is_awake(a.addr()), "it lives, and is no worse an owner for it");
+    drop(all);
+    let mut reply = anew().await.unwrap();
+    let answer: Answer = frame::receive(&mut reply.stream, frame::FRAME_DEADLINE).await.unwrap();
+    assert!(matches!(answer, Answer::Located(Some(_))), "{answer:?}");
+    eventually("no connection keeps the place of its handshake", || async {
+        (handshakes.available_permits() == HANDSHAKES).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

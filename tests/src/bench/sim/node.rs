@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use fixedbitset::FixedBitSet;
 use rand::RngExt as _;
 use waylay::pull::ahead::{AT_ONCE, FARTHEST, order};
-use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, LINE, SLOTS, SLOW_READER};
+use waylay::swarm::pure::{CONNECT_DEADLINE, CONNECTIONS, CROWDED, CROWDED_IDLE, HANDSHAKES, LINE, SLOTS, SLOW_READER};
 
 use super::{
     net::Link,
@@ -46,6 +46,8 @@ pub(super) struct Node {
     outgoing: u32,
     /// Until when it is busy with greetings and reports.
     pub(super) busy: u64,
+    /// When each greeting that it has taken on is over.
+    greetings: VecDeque<u64>,
     /// Pieces on their way from it, and requests that wait for a slot.
     serving: Vec<u32>,
     line: VecDeque<u32>,
@@ -79,6 +81,7 @@ impl Node {
             incoming: 0,
             outgoing: 0,
             busy: 0,
+            greetings: VecDeque::new(),
             serving: Vec::new(),
             line: VecDeque::new(),
             haunted: 0,
@@ -166,12 +169,17 @@ impl World {
         let (way, greet) = (self.way(from, to), ms(self.preset.delays.greet_ms));
         let deadline = CONNECT_DEADLINE.as_nanos() as u64;
         let peer = &mut self.nodes[to as usize];
-        if peer.alive && peer.incoming as usize >= CONNECTIONS {
+        let arrives = self.now + way;
+        while peer.greetings.front().is_some_and(|over| *over <= arrives) {
+            peer.greetings.pop_front();
+        }
+        if peer.alive && (peer.incoming as usize >= CONNECTIONS || peer.greetings.len() >= HANDSHAKES) {
             self.tally.refused += 1;
             return Err(Unreached { after: way * 2, busy: true });
         }
         if peer.alive {
-            peer.busy = peer.busy.max(self.now + way) + greet;
+            peer.busy = peer.busy.max(arrives) + greet;
+            peer.greetings.push_back(peer.busy);
             let ready = peer.busy + way;
             if ready - self.now < deadline {
                 peer.incoming += 1;
